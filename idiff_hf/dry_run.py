@@ -1,0 +1,59 @@
+"""Trying a config before a long run: what it builds, and what it will take."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from .checkpoint import load_checkpoint
+from .config import Config
+from .pipelines import IVAEDiffusionPipeline
+from .training import TrainingRun
+
+
+def dry_run(config: Config, training_step: Callable[[TrainingRun, int], None]) -> None:
+    """Build everything and try it in a temporary folder: two steps of each stage, a save, a load and a sample; print what a run will take.
+
+    Args:
+        config: The experiment; its `train.output_dir` is not touched.
+        training_step: The algorithm, from `train_ivae_ddpm.py`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        train = replace(config.train, output_dir=folder, resume_from_checkpoint=None, report_to="none")
+        run = TrainingRun(replace(config, train=train))
+        total = config.train.max_train_steps
+        windows = [config.optim_ivae, config.optim_unet] if config.model.diffusion else [config.optim_ivae]
+        edges = sorted({0, total, *(w.start_step for w in windows), *(config.stop_step(w) for w in windows)})
+        hours = 0.0
+        for name, part in run.parts.items():
+            print(f"parameters {name}: {sum(p.numel() for p in part.parameters()):,}")
+        for first, last in pairwise(edges):
+            training_step(run, first)  # the first step of a stage also warms up
+            started = time.perf_counter()
+            training_step(run, min(first + 1, last - 1))
+            seconds = time.perf_counter() - started
+            hours += (last - first) * seconds / 3600
+            print(
+                f"steps {first} to {last}: {1 / seconds:.1f} steps/s, {run.global_batch_size / seconds:.0f} images/s"
+            )
+        load_checkpoint(run.checkpoint(2))
+        pipeline = IVAEDiffusionPipeline.from_pretrained(run.finish())
+        pipeline.set_progress_bar_config(disable=True)
+        z = torch.zeros(1, pipeline.latent_dim)
+        sample = pipeline(latents=z, num_inference_steps=2) if config.model.diffusion else pipeline.decode(z)
+        print(f"memory: {_peak_memory(run.accelerator.device) / 2**30:.2f} GiB")
+        print(f"saved, loaded, sampled: {type(sample).__name__}")
+        print(f"estimated hours: {hours:.3f}")
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the accelerator, or resident where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

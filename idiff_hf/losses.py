@@ -1,0 +1,142 @@
+"""Eq. 2: L = L_DDPM + lambda_rec L_rec + lambda_KL L_KL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import Config
+from .guidance import drop_condition
+from .models import AdditiveConditioning, IVAEModel, denoise
+from .random import BatchRandom
+from .schedulers import VPSDEScheduler
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is trained at one optimiser step, a pure function of the config and the step.
+
+    Args:
+        ivae: The iVAE's terms are in the loss and its parameters learn.
+        unet: The DDPM term is in the loss and the U-Net learns.
+        released: The MLP of a `released` prior takes part.
+        kl_weight: lambda_KL times its annealing factor.
+    """
+
+    ivae: bool
+    unet: bool
+    released: bool
+    kl_weight: float
+
+
+def phase(config: Config, step: int) -> Phase:
+    """The phase of optimiser step `step`: windows of both parts, release of the prior, annealing of the KL weight."""
+    ivae_start, ivae_stop = config.optim_ivae.start_step, config.stop_step(config.optim_ivae)
+    unet_start, unet_stop = config.optim_unet.start_step, config.stop_step(config.optim_unet)
+    progress = (step - ivae_start) / (ivae_stop - ivae_start)
+    hold, end = config.loss.kl_anneal_hold, config.loss.kl_anneal_end
+    if progress < hold:
+        remaining = 1.0
+    elif progress < end:
+        remaining = (end - progress) / (end - hold)
+    else:
+        remaining = 0.0
+    return Phase(
+        ivae=ivae_start <= step < ivae_stop,
+        unet=config.model.diffusion and unet_start <= step < unet_stop,
+        released=progress >= config.model.prior_release,
+        kl_weight=config.loss.kl * config.loss.kl_anneal_factor**remaining,
+    )
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.scale, None  # type: ignore[attr-defined]
+
+
+class IVAEDiffusionLoss(nn.Module):
+    """Owns every trainable part, so that Accelerate prepares one module, and returns every term of Eq. 2.
+
+    Args:
+        config: The experiment.
+        ivae: The identifiable VAE.
+        unet: Stock U-Net, or None where the iVAE is trained alone.
+        conditioning: z to the U-Net, or None likewise.
+        scheduler: The SDE's marginals.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ivae: IVAEModel,
+        unet: UNet2DModel | None,
+        conditioning: AdditiveConditioning | None,
+        scheduler: VPSDEScheduler,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.ivae = ivae
+        self.unet = unet
+        self.conditioning = conditioning
+        self.scheduler = scheduler
+
+    def forward(self, image: Tensor, aux: Tensor, random: BatchRandom, phase: Phase) -> dict[str, Tensor]:
+        """Every active term, means over the batch, and their weighted sum `loss`.
+
+        Args:
+            image: x_0, `(B, C, H, W)` in [-1, 1].
+            aux: u, `(B, A)`.
+            random: Keyed draws for these rows.
+            phase: What is trained at this step.
+
+        Returns:
+            `loss` (a scalar to differentiate) and, detached, the unweighted `rec` (mean squared error over pixels), `kl` (nats, summed
+            over latents) and `ddpm` as far as they are in the loss.
+        """
+        with torch.set_grad_enabled(phase.ivae and torch.is_grad_enabled()):
+            posterior = self.ivae.encode(image).latent_dist
+            z = posterior.sample(random.normal("posterior", posterior.mean.shape[1:]))
+        terms: dict[str, Tensor] = {}
+        loss = image.new_zeros(())
+        if phase.ivae:
+            kl = posterior.kl(self.ivae.prior(aux, phase.released).latent_dist).sum(dim=1).mean()
+            terms["kl"] = kl.detach()
+            loss = loss + phase.kl_weight * kl
+            if self.config.loss.rec > 0:
+                rec = functional.mse_loss(self.ivae.decode(z).sample.float(), image)
+                terms["rec"] = rec.detach()
+                loss = loss + self.config.loss.rec * rec
+        if phase.unet:
+            ddpm = self._ddpm(image, z, random)
+            terms["ddpm"] = ddpm.detach()
+            loss = loss + ddpm
+        return {"loss": loss, **terms}
+
+    def _ddpm(self, image: Tensor, z: Tensor, random: BatchRandom) -> Tensor:
+        """Eq. 3 with lambda(t) = sigma^2(t), for which an eps prediction's loss is its plain squared error.
+
+        For `sample` and `v_prediction` the plain squared error of that quantity is taken: another weighting of the same minimiser.
+        """
+        assert self.unet is not None and self.conditioning is not None
+        eps = self.config.scheduler.sampling_eps
+        # the inverse of the distribution function of Beta(1, b)
+        law = 1.0 - (1.0 - random.uniform("timestep", ())) ** (1.0 / self.config.loss.timestep_beta)
+        t = eps + (1.0 - eps) * law
+        timestep = self.scheduler.timestep_from_t(t)
+        noise = random.normal("noise", image.shape[1:])
+        scale = self.config.loss.latent_grad_scale
+        z = z.detach() if scale == 0.0 else _ScaleGradient.apply(z, scale)
+        z = drop_condition(z, random.uniform("drop", ()), self.config.cfg.drop_prob)
+        x_t = self.scheduler.add_noise(image, noise, timestep)
+        prediction = denoise(self.unet, x_t, timestep, self.conditioning(z), self.config.unet.patch_size)
+        return functional.mse_loss(prediction.float(), self.scheduler.target(image, noise, timestep))

@@ -1,0 +1,110 @@
+"""What every metric takes: checked codes and factors, and the quantities that several metrics share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from .discretize import factor_labels
+from .mutual_information import MutualInformation, mutual_information_from_labels
+
+
+def _as_table(values: npt.ArrayLike, name: str, columns: str) -> npt.NDArray[np.generic]:
+    """`values` as a finite, numeric, 2-D array, or one line that says why it is none."""
+    table = np.asarray(values)
+    if table.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} must hold real numbers, got dtype {table.dtype}: convert to integers or floats first"
+        )
+    if table.ndim != 2 or table.shape[1] == 0:
+        raise ValueError(
+            f"{name} must be 2-D of shape (n_samples, {columns}), a column or more, got shape {table.shape}"
+        )
+    finite = np.isfinite(table)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{name} must be finite, got {np.count_nonzero(~finite)} NaN or infinite values, the first "
+            f"({table[row, column]}) at row {row}, column {column}: drop these rows or mend the encoder"
+        )
+    return table
+
+
+def check_codes_and_factors(
+    codes: npt.ArrayLike, factors: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.generic]]:
+    """Codes as float64 and factors in their own dtype, once both are known to be usable.
+
+    Args:
+        codes: Latent codes, shape (n_samples, n_latents), any real dtype.
+        factors: Ground-truth factors, shape (n_samples, n_factors), integer labels or floating values.
+
+    Returns:
+        Codes (float64) and factors (dtype kept, because it tells labels from continuous values).
+
+    Raises:
+        ValueError: If an array is not 2-D, numeric and finite, if the row counts differ or are below 2, or if
+            a factor is constant (its entropy is 0, and every metric would divide by it).
+
+    Example:
+        >>> codes, factors = check_codes_and_factors([[5, 2], [3, 4]], [[0, 1], [1, 0]])
+        >>> codes.dtype.name, factors.dtype.kind
+        ('float64', 'i')
+    """
+    code_table = _as_table(codes, "codes", "n_latents")
+    factor_table = _as_table(factors, "factors", "n_factors")
+    (code_rows, code_columns), (factor_rows, factor_columns) = code_table.shape, factor_table.shape
+    if code_rows != factor_rows:
+        advice = "pass one row a sample in both, in the same order"
+        if code_columns == factor_columns:
+            advice = "they look transposed, pass codes.T and factors.T"
+        elif code_columns == factor_rows:
+            advice = "codes look transposed, pass codes.T"
+        elif code_rows == factor_columns:
+            advice = "factors look transposed, pass factors.T"
+        raise ValueError(
+            f"codes and factors must have the same number of rows, got shapes {code_table.shape} and "
+            f"{factor_table.shape}: {advice}"
+        )
+    if code_rows < 2:
+        raise ValueError(f"codes and factors must have at least 2 rows, got {code_rows}: pass more samples")
+    constant = np.flatnonzero((factor_table == factor_table[0]).all(axis=0))
+    if constant.size:
+        column = constant[0]
+        raise ValueError(
+            f"factors column {column} is constant ({factor_table[0, column]} in all {factor_rows} rows), so "
+            "its entropy is 0 and no metric is defined on it: drop the column"
+        )
+    return code_table.astype(np.float64), factor_table
+
+
+@dataclass(frozen=True)
+class MetricInputs:
+    """Checked codes and factors of one evaluation; what the metrics share is computed once, on first use.
+
+    Attributes:
+        codes: Latent codes, shape (n_samples, n_latents).
+        factors: Ground-truth factors, shape (n_samples, n_factors).
+        num_train: Number of leading rows that predictors are fitted on, or None for two thirds.
+        seed: Seed of the metrics that draw random numbers.
+        n_jobs: Workers for the metrics that fit predictors; None is one.
+    """
+
+    codes: npt.NDArray[np.float64]
+    factors: npt.NDArray[np.generic]
+    num_train: int | None = None
+    seed: int = 0
+    n_jobs: int | None = None
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.intp]:
+        """Class labels of the factors, shape (n_samples, n_factors)."""
+        return factor_labels(self.factors)
+
+    @cached_property
+    def mutual_information(self) -> MutualInformation:
+        """Mutual information of every latent with every factor."""
+        return mutual_information_from_labels(self.codes, self.labels)

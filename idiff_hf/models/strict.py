@@ -1,0 +1,69 @@
+"""Loading a model without guessing: what diffusers only logs is an error here."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin
+
+
+def check_config_keys(cls: type[ConfigMixin], folder: str | os.PathLike[str]) -> None:
+    """Refuse a `config.json` in `folder` that is missing, is not JSON or holds keys that `cls` does not know.
+
+    Raises:
+        ValueError: One line that names the file, and the unknown keys.
+    """
+    path = Path(folder) / str(cls.config_name)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: the folder of a {cls.__name__} holds one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    unknown = sorted(key for key in config if key not in known and not key.startswith("_"))
+    if unknown:
+        raise ValueError(f"{path} has keys that {cls.__name__} does not know: {', '.join(unknown)}")
+
+
+def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """`cls.from_pretrained(folder)` for a diffusers model, from safetensors only, where every tensor has to be there and no other.
+
+    Args:
+        cls: A `ModelMixin` class.
+        folder: Holds `config.json` and `diffusion_pytorch_model.safetensors` (or a variant of it).
+        **kwargs: Passed to diffusers, such as `torch_dtype` or `variant`.
+
+    Raises:
+        ValueError: One line naming the folder and the missing, unexpected or misshapen tensors, or unknown config keys.
+    """
+    check_config_keys(cls, folder)
+    load = ModelMixin.from_pretrained.__func__  # type: ignore[attr-defined]
+    try:
+        model, info = load(cls, str(folder), use_safetensors=True, output_loading_info=True, **kwargs)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} can't be loaded as {cls.__name__}: {' '.join(str(error).split())}"
+        ) from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(what):
+            names = ", ".join(sorted(map(str, info[what])))
+            raise ValueError(f"{folder}: {what.replace('_keys', '')} tensors for {cls.__name__}: {names}")
+    return model
+
+
+class StrictModelMixin(ModelMixin):
+    """A diffusers model whose `from_pretrained` raises a `ValueError` for missing or unexpected tensors and unknown config keys."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        return load_strict(
+            cls, Path(pretrained_model_name_or_path) / (kwargs.pop("subfolder", None) or ""), **kwargs
+        )

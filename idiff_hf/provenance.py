@@ -1,0 +1,51 @@
+"""Where a result comes from: versions, machine, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one rename, so that no reader sees half of it."""
+    staged = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    names = ("idiff-hf", "torch", "diffusers", "accelerate", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The machine in words: device, name, cores, memory."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        models = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "device": device.type,
+        "name": name,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory),
+    }
+
+
+def command() -> str:
+    """The command line of this run."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

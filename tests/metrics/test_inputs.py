@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from idiff_hf.metrics import check_codes_and_factors, dci, evaluate_codes, mcc, mig, modularity
+
+CODES = np.arange(12.0).reshape(6, 2)
+FACTORS = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0], [1, 1, 1]])
+
+
+def refusal(codes: object, factors: object) -> str:
+    with pytest.raises(ValueError) as error:
+        check_codes_and_factors(codes, factors)  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_codes_become_float64_and_factors_keep_their_dtype() -> None:
+    codes, factors = check_codes_and_factors(CODES.astype(np.float16), FACTORS.astype(np.uint8))
+    assert codes.dtype == np.float64
+    assert factors.dtype == np.uint8
+    np.testing.assert_array_equal(codes, CODES)
+    np.testing.assert_array_equal(factors, FACTORS)
+
+
+def test_nested_lists_are_taken() -> None:
+    codes, factors = check_codes_and_factors(CODES.tolist(), FACTORS.tolist())
+    np.testing.assert_array_equal(codes, CODES)
+    np.testing.assert_array_equal(factors, FACTORS)
+
+
+def test_arrays_that_are_not_2d_are_refused() -> None:
+    message = refusal(CODES[:, 0], FACTORS)
+    assert message == "codes must be 2-D of shape (n_samples, n_latents), a column or more, got shape (6,)"
+    assert "factors must be 2-D of shape (n_samples, n_factors)" in refusal(CODES, FACTORS[:, 0])
+    assert "got shape (6, 0)" in refusal(CODES[:, :0], FACTORS)
+
+
+def test_text_and_complex_numbers_are_refused() -> None:
+    message = refusal(CODES, [["square"]] * 6)
+    assert message == "factors must hold real numbers, got dtype <U6: convert to integers or floats first"
+    assert "codes must hold real numbers, got dtype complex128" in refusal(CODES * 1j, FACTORS)
+
+
+def test_values_that_are_not_finite_are_refused_with_the_place() -> None:
+    codes = CODES.copy()
+    codes[4, 1] = np.nan
+    codes[5, 0] = np.inf
+    message = refusal(codes, FACTORS)
+    assert message.startswith(
+        "codes must be finite, got 2 NaN or infinite values, the first (nan) at row 4, column 1:"
+    )
+    factors = FACTORS.astype(float)
+    factors[2, 2] = -np.inf
+    assert (
+        "factors must be finite, got 1 NaN or infinite values, the first (-inf) at row 2, column 2"
+        in refusal(CODES, factors)
+    )
+
+
+def test_row_counts_that_differ_are_refused() -> None:
+    message = refusal(CODES[:5], FACTORS)
+    assert message == (
+        "codes and factors must have the same number of rows, got shapes (5, 2) and (6, 3): "
+        "pass one row a sample in both, in the same order"
+    )
+
+
+@pytest.mark.parametrize(
+    ("codes", "factors", "advice"),
+    [
+        (CODES.T, FACTORS, "codes look transposed, pass codes.T"),
+        (CODES, FACTORS.T, "factors look transposed, pass factors.T"),
+        (CODES.T, FACTORS.T, "they look transposed, pass codes.T and factors.T"),
+    ],
+)
+def test_transposed_arrays_are_refused_with_the_remedy(
+    codes: np.ndarray, factors: np.ndarray, advice: str
+) -> None:
+    assert refusal(codes, factors).endswith(f"got shapes {codes.shape} and {factors.shape}: {advice}")
+
+
+def test_a_single_row_is_refused() -> None:
+    message = refusal(CODES[:1], FACTORS[:1])
+    assert message == "codes and factors must have at least 2 rows, got 1: pass more samples"
+
+
+@pytest.mark.parametrize("metric", [mig, modularity, mcc, dci, evaluate_codes])
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_every_metric_names_a_constant_factor(metric: object, dtype: type) -> None:
+    factors = FACTORS.astype(dtype)
+    factors[:, 1] = 7
+    with pytest.raises(
+        ValueError, match=r"^factors column 1 is constant \(7(\.0)? in all 6 rows\), .*drop the column$"
+    ):
+        metric(CODES, factors)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("metric", [mig, modularity, mcc, dci, evaluate_codes])
+def test_every_metric_checks_its_arrays(metric: object) -> None:
+    with pytest.raises(ValueError, match="same number of rows"):
+        metric(CODES[:5], FACTORS)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("metric", [mig, modularity, mcc, evaluate_codes])
+def test_no_metric_changes_its_arguments(metric: object) -> None:
+    codes, factors = CODES.copy(), FACTORS.copy()
+    metric(codes, factors)  # type: ignore[operator]
+    np.testing.assert_array_equal(codes, CODES)
+    np.testing.assert_array_equal(factors, FACTORS)

@@ -1,0 +1,103 @@
+"""The dataclasses themselves; how files and flags fill them is in test_arguments.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from idiff_hf.config import (
+    AuxConfig,
+    CFGConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    SchedulerConfig,
+    TrainConfig,
+    UNetConfig,
+)
+
+
+def test_the_defaults_are_possible_and_frozen() -> None:
+    config = Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.seed = 1  # type: ignore[misc]
+
+
+def test_stop_step_null_is_the_end_of_training() -> None:
+    config = Config(train=TrainConfig(max_train_steps=70), optim_ivae=OptimConfig(stop_step=20))
+    assert config.stop_step(config.optim_ivae) == 20
+    assert config.stop_step(config.optim_unet) == 70
+
+
+def test_to_dict_is_plain_json() -> None:
+    plain = Config().to_dict()
+    assert plain["model"]["channels"] == [32, 32, 64, 64]
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_every_field_is_documented() -> None:
+    for field in dataclasses.fields(Config):
+        cls = field.default_factory  # type: ignore[union-attr]
+        for name in (item.name for item in dataclasses.fields(cls)):  # type: ignore[arg-type]
+            assert f"\n        {name}: " in (cls.__doc__ or ""), f"{field.name}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (DataConfig, {"image_size": 14}, "data.image_size must be even and from 16 to 128, got 14"),
+        (DataConfig, {"image_size": 33}, "data.image_size must be even and from 16 to 128, got 33"),
+        (DataConfig, {"held_out": 0.0}, "data.held_out must lie in (0, 1), got 0.0"),
+        (
+            AuxConfig,
+            {"num_bins": 100},
+            "aux.num_bins=100 needs aux.name=uniform_posterior, got aux.name=interval",
+        ),
+        (AuxConfig, {"jitter": True}, "aux.jitter=true needs aux.label_to_z=centers, got endpoints"),
+        (ModelConfig, {"latent_dim": 0}, "model.latent_dim must be positive, got 0"),
+        (ModelConfig, {"channels": (8, 8)}, "model.channels must have 4 entries, got 2: (8, 8)"),
+        (
+            ModelConfig,
+            {"channels": (8, 8, 8, 9)},
+            "model.channels must be multiples of 8 with model.norm=group, got (8, 8, 8, 9)",
+        ),
+        (UNetConfig, {"block_out_channels": ()}, "unet.block_out_channels must not be empty"),
+        (
+            SchedulerConfig,
+            {"beta_max": 0.05},
+            "scheduler.beta_max must exceed scheduler.beta_min=0.1, got 0.05",
+        ),
+        (LossConfig, {"kl": -1.0}, "loss.kl must be 0 or more, got -1.0"),
+        (
+            LossConfig,
+            {"kl_anneal_hold": 0.6},
+            "loss.kl_anneal_hold=0.6 must not exceed loss.kl_anneal_end=0.5",
+        ),
+        (CFGConfig, {"drop_prob": 1.5}, "cfg.drop_prob must lie in [0, 1], got 1.5"),
+        (
+            TrainConfig,
+            {"train_batch_size": 12},
+            "train.train_batch_size must be a positive multiple of 8, got 12",
+        ),
+        (
+            TrainConfig,
+            {"checkpoints_total_limit": 1},
+            "train.checkpoints_total_limit must be 2 or more, got 1",
+        ),
+        (
+            EvalConfig,
+            {"guidance_scales": (-1.0,)},
+            "eval.guidance_scales must be one or more values of 0 or more, got (-1.0,)",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_named(cls: type[Any], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        cls(**values)
+    assert str(caught.value) == message

@@ -1,0 +1,137 @@
+"""Eq. 2: where gradients flow, what each term is, how weights and stages follow the step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from idiff_hf.builders import build_batches, build_dataset, build_objective
+from idiff_hf.config import Config
+from idiff_hf.losses import IVAEDiffusionLoss, Phase, phase
+from idiff_hf.random import BatchRandom
+from tests.tiny import joint, tiny_config
+
+BOTH = Phase(ivae=True, unet=True, released=True, kl_weight=1e-4)
+
+
+def objective_and_inputs(
+    config: Config,
+) -> tuple[IVAEDiffusionLoss, tuple[torch.Tensor, torch.Tensor, BatchRandom]]:
+    dataset = build_dataset(config)
+    random = BatchRandom(0, 0, 0, 16, torch.device("cpu"))
+    batch = build_batches(config, dataset)(16, random)
+    return build_objective(config, dataset), (batch.image, batch.aux, random)
+
+
+def gradient_norm(module: torch.nn.Module) -> float:
+    return sum(float(p.grad.norm()) for p in module.parameters() if p.grad is not None)
+
+
+def test_total_is_the_weighted_sum_of_its_terms(tmp_path: Path) -> None:
+    config = joint(tiny_config(tmp_path))
+    objective, inputs = objective_and_inputs(config)
+    terms = objective(*inputs, BOTH)
+    expected = terms["ddpm"] + config.loss.rec * terms["rec"] + 1e-4 * terms["kl"]
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+@pytest.mark.parametrize(("scale", "reaches"), [(0.0, False), (1.0, True)])
+def test_gradient_of_the_unet_reaches_the_encoder_only_when_asked(
+    tmp_path: Path, scale: float, reaches: bool
+) -> None:
+    config = joint(tiny_config(tmp_path))
+    config = replace(config, loss=replace(config.loss, latent_grad_scale=scale, rec=0.0, kl=0.0))
+    objective, inputs = objective_and_inputs(config)
+    # the projection starts small: any nonzero gradient counts
+    objective(*inputs, replace(BOTH, kl_weight=0.0))["loss"].backward()
+    assert (gradient_norm(objective.ivae.encoder) > 0) == reaches
+
+
+def test_gradient_scale_scales_the_encoders_gradient_and_not_the_unets(tmp_path: Path) -> None:
+    norms = {}
+    for scale in (1.0, 0.5):
+        config = joint(tiny_config(tmp_path))
+        config = replace(config, loss=replace(config.loss, latent_grad_scale=scale, rec=0.0, kl=0.0))
+        objective, inputs = objective_and_inputs(config)
+        objective(*inputs, replace(BOTH, kl_weight=0.0))["loss"].backward()
+        assert objective.unet is not None
+        norms[scale] = gradient_norm(objective.ivae.encoder), gradient_norm(objective.unet)
+    assert norms[0.5][0] == pytest.approx(0.5 * norms[1.0][0], rel=1e-5)
+    assert norms[0.5][1] == pytest.approx(norms[1.0][1], rel=1e-6)
+
+
+def test_a_frozen_ivae_has_no_gradient_and_an_inactive_unet_none_either(tmp_path: Path) -> None:
+    objective, inputs = objective_and_inputs(tiny_config(tmp_path))
+    assert objective.unet is not None
+    objective(*inputs, replace(BOTH, ivae=False))["loss"].backward()
+    assert gradient_norm(objective.ivae) == 0 and gradient_norm(objective.unet) > 0
+    objective.zero_grad()
+    objective(*inputs, replace(BOTH, unet=False))["loss"].backward()
+    assert gradient_norm(objective.ivae) > 0 and gradient_norm(objective.unet) == 0
+
+
+def test_a_prior_that_is_not_released_has_no_gradient(tmp_path: Path) -> None:
+    objective, inputs = objective_and_inputs(tiny_config(tmp_path))
+    objective(*inputs, replace(BOTH, released=False))["loss"].backward()
+    assert gradient_norm(objective.ivae.prior_encoder) == 0
+    objective(*inputs, BOTH)["loss"].backward()
+    assert gradient_norm(objective.ivae.prior_encoder) > 0
+
+
+def test_dropping_every_condition_makes_the_ddpm_term_independent_of_z(tmp_path: Path) -> None:
+    config = joint(tiny_config(tmp_path))
+    config = replace(config, cfg=replace(config.cfg, drop_prob=1.0))
+    objective, (image, aux, random) = objective_and_inputs(config)
+    before = objective(image, aux, random, BOTH)["ddpm"]
+    with torch.no_grad():
+        for parameter in objective.ivae.encoder.parameters():
+            parameter.add_(0.3)
+    assert torch.equal(before, objective(image, aux, random, BOTH)["ddpm"])
+
+
+def test_kl_weight_is_held_then_falls_geometrically_to_its_final_value(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, max_train_steps=1000)
+    config = replace(
+        config,
+        loss=replace(config.loss, kl=1e-4, kl_anneal_factor=9.0, kl_anneal_hold=0.2, kl_anneal_end=0.6),
+        optim_ivae=replace(config.optim_ivae, stop_step=None),
+        optim_unet=replace(config.optim_unet, start_step=0),
+    )
+    weights = [phase(config, step).kl_weight for step in (0, 199, 200, 400, 600, 999)]
+    assert weights == pytest.approx([9e-4, 9e-4, 9e-4, 3e-4, 1e-4, 1e-4])
+
+
+def test_stages_follow_their_windows(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    assert [(phase(config, s).ivae, phase(config, s).unet) for s in (0, 3, 4, 7)] == [
+        (True, False),
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+    assert [phase(config, s).released for s in (0, 1, 2, 3)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_ddpm_term_is_the_squared_error_of_the_prediction(tmp_path: Path, prediction: str) -> None:
+    """A U-Net whose output is zero has the mean square of its target as loss; for eps that is 1 up to sampling."""
+    config = joint(tiny_config(tmp_path))
+    config = replace(config, unet=replace(config.unet, prediction_type=prediction))  # type: ignore[arg-type]
+    objective, (image, aux, random) = objective_and_inputs(config)
+    assert objective.unet is not None
+    torch.nn.init.zeros_(objective.unet.conv_out.weight)
+    torch.nn.init.zeros_(objective.unet.conv_out.bias)
+    value = objective(image, aux, random, BOTH)["ddpm"].item()
+    noise = random.normal("noise", image.shape[1:])
+    if prediction == "epsilon":
+        assert value == pytest.approx(noise.square().mean().item(), rel=1e-5)
+    elif prediction == "sample":
+        assert value == pytest.approx(image.square().mean().item(), rel=1e-5)
+    else:
+        eps = config.scheduler.sampling_eps
+        t = eps + (1 - eps) * random.uniform("timestep", ())
+        alpha, sigma = (value.view(-1, 1, 1, 1) for value in objective.scheduler.alpha_sigma(t))
+        assert value == pytest.approx((alpha * noise - sigma * image).square().mean().item(), rel=1e-4)
