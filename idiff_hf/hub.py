@@ -44,7 +44,6 @@ _REQUIRED: dict[str, Any] = {
     "generation": {
         "num_images": int,
         "num_inference_steps": int,
-        "solver": str,
         "rendered": {"readback": _FACTORS},
         "ivae": _GENERATED,
         "ddpm": {},
@@ -63,7 +62,7 @@ _REQUIRED: dict[str, Any] = {
 }
 _DDPM = {**_GENERATED, "mse_ratio": float}
 _BASELINE = {"metrics": _METRICS, "steps": int}
-_REAL_IMAGES = {"num_images": int, "source": str, "readback": _FACTORS}
+_REAL_IMAGES = {"num_images": int, "exact": _FACTORS, "within_one": _FACTORS}
 
 _HEADLINE = {
     "mig": "MIG",
@@ -104,8 +103,8 @@ def build_card(results: Mapping[str, Any]) -> str:
 
     Args:
         results: The content of `results.json`, schema 1. `supervision_baseline` may be null,
-            `generation.ddpm` empty (no U-Net), and `real_images` (`num_images`, `source`, and `readback` for
-            each factor) absent: the card says what was not measured.
+            `generation.ddpm` empty (no U-Net), and `real_images` (what `evaluation.read_real_images` returns)
+            absent: the card says what was not measured.
 
     Raises:
         ValueError: Another schema, a missing field, or a value of the wrong type; the message names it.
@@ -140,7 +139,7 @@ def build_card(results: Mapping[str, Any]) -> str:
         name=name,
         kind=kind,
         guidances=" and ".join(f"{gamma:g}" for gamma in gammas),
-        parameters={part: count for part, count in model["num_parameters"].items() if count is not None},
+        parameters={part: count for part, count in model["num_parameters"].items() if count},
         losses={
             term: f"{value:.4g}" for term, value in training["final_losses"].items() if value is not None
         },
@@ -151,9 +150,7 @@ def build_card(results: Mapping[str, Any]) -> str:
         metrics_table=_metrics_table(model["metrics"], baseline["metrics"] if baseline else None),
         factors_table=_factors_table(results, ddpm, gammas),
         errors_table=_errors_table(generation["ivae"], ddpm, gammas),
-        real_table=_table(("factor", "read right"), [(k, _score(v)) for k, v in real["readback"].items()])
-        if real
-        else None,
+        real_table=_real_table(real) if real else None,
         config_json=json.dumps(results["config"], indent=2),
     )
     return str(card) + "\n"
@@ -241,6 +238,11 @@ def _errors_table(
     return _table(("images from", "squared error", "times the iVAE decoder's"), rows)
 
 
+def _real_table(real: Mapping[str, Any]) -> str:
+    rows = [(k, _score(v), _score(real["within_one"][k])) for k, v in real["exact"].items()]
+    return _table(("factor", "exact", "within one class"), rows)
+
+
 def _check_results(results: Mapping[str, Any]) -> None:
     if results.get("schema") != SCHEMA:
         raise ValueError(
@@ -251,6 +253,8 @@ def _check_results(results: Mapping[str, Any]) -> None:
     _check(results, _REQUIRED, "", factors)
     for gamma, block in results["generation"]["ddpm"].items():
         _check(block, _DDPM, f"generation.ddpm.{gamma}", factors)
+    if results["generation"]["ddpm"]:
+        _check(results["generation"], {"solver": str}, "generation", factors)
     for name, required in (("supervision_baseline", _BASELINE), ("real_images", _REAL_IMAGES)):
         if results.get(name) is not None:
             _check(results[name], required, name, factors)

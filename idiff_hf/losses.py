@@ -53,6 +53,20 @@ def phase(config: Config, step: int) -> Phase:
     )
 
 
+def draw_times(uniform: Tensor, beta: float, eps: float) -> Tensor:
+    """Times in [eps, 1]: t = eps + (1 - eps) s with s ~ Beta(1, beta), by the inverse of its distribution function 1 - (1 - s)^beta.
+
+    Args:
+        uniform: Numbers in [0, 1), `(B,)`.
+        beta: 1 is uniform (the paper); below 1 puts more weight on noisy times.
+        eps: The smallest time.
+
+    Returns:
+        `(B,)`.
+    """
+    return eps + (1.0 - eps) * (1.0 - (1.0 - uniform) ** (1.0 / beta))
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor, scale: float) -> Tensor:
@@ -129,9 +143,7 @@ class IVAEDiffusionLoss(nn.Module):
         """
         assert self.unet is not None and self.conditioning is not None
         eps = self.config.scheduler.sampling_eps
-        # the inverse of the distribution function of Beta(1, b)
-        law = 1.0 - (1.0 - random.uniform("timestep", ())) ** (1.0 / self.config.loss.timestep_beta)
-        t = eps + (1.0 - eps) * law
+        t = draw_times(random.uniform("timestep", ()), self.config.loss.timestep_beta, eps)
         timestep = self.scheduler.timestep_from_t(t)
         noise = random.normal("noise", image.shape[1:])
         scale = self.config.loss.latent_grad_scale

@@ -84,8 +84,9 @@ def _results() -> dict[str, Any]:
 def _without_unet() -> dict[str, Any]:
     results = _results()
     results["generation"]["ddpm"] = {}
-    results["model"]["num_parameters"]["unet"] = None
-    results["training"]["final_losses"]["ddpm"] = None
+    results["model"]["num_parameters"]["unet"] = 0
+    results["generation"]["solver"] = None
+    del results["training"]["final_losses"]["ddpm"]
     return results
 
 
@@ -237,10 +238,10 @@ def test_a_vae_is_not_called_identifiable_or_supervised() -> None:
 
 def test_real_images_are_shown_where_measured() -> None:
     results = _results()
-    results["real_images"] = {"num_images": 50, "source": "printed in papers", "readback": _each(0.41)}
+    results["real_images"] = {"num_images": 50, "exact": _each(0.41), "within_one": _each(0.63)}
     card = build_card(results)
-    assert "50 images, printed in papers" in card and "Not measured: real images" not in card
-    assert _tables(card)[3][2] == ["floor_hue", "0.410"]
+    assert "50 images of the original dataset" in card and "Not measured: real images" not in card
+    assert _tables(card)[3][2] == ["floor_hue", "0.410", "0.630"]
 
 
 @pytest.mark.parametrize(

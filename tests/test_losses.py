@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
 from idiff_hf.builders import build_batches, build_dataset, build_objective
 from idiff_hf.config import Config
-from idiff_hf.losses import IVAEDiffusionLoss, Phase, phase
+from idiff_hf.losses import IVAEDiffusionLoss, Phase, draw_times, phase
 from idiff_hf.random import BatchRandom
 from tests.tiny import joint, tiny_config
 
@@ -135,3 +136,12 @@ def test_ddpm_term_is_the_squared_error_of_the_prediction(tmp_path: Path, predic
         t = eps + (1 - eps) * random.uniform("timestep", ())
         alpha, sigma = (value.view(-1, 1, 1, 1) for value in objective.scheduler.alpha_sigma(t))
         assert value == pytest.approx((alpha * noise - sigma * image).square().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
+def test_times_follow_their_beta_law(beta: float) -> None:
+    uniform = torch.rand(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = draw_times(uniform, beta, 1e-3)
+    assert t.min() >= 1e-3 and t.max() <= 1
+    assert stats.kstest(t.numpy(), stats.beta(1, beta, loc=1e-3, scale=1 - 1e-3).cdf).pvalue > 1e-3
+    assert beta != 1.0 or torch.allclose(t, 1e-3 + (1 - 1e-3) * uniform)

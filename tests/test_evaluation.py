@@ -1,0 +1,119 @@
+"""From a finished run to results, figures and card; reading factors back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from idiff_hf.arguments import config_to_yaml
+from idiff_hf.cli import main as cli
+from idiff_hf.data import Shapes3D, to_float
+from idiff_hf.evaluation import FactorReader, nearest_rendered, real_image_file
+from tests.tiny import tiny_config
+from train_ivae_ddpm import main
+
+REAL = Path(__file__).parent / "reference" / "shapes3d_reference50.npz"
+
+
+def test_rendered_images_are_read_back_through_noise() -> None:
+    """At 16x16 some classes differ by a few levels: noise well below that changes nothing."""
+    dataset = Shapes3D(16)
+    rows = torch.randint(len(dataset.factor_space), (12,), generator=torch.Generator().manual_seed(0))
+    factors = dataset.factor_space.factors(rows)
+    images = to_float(dataset.render(factors))
+    noisy = images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(nearest_rendered(dataset, noisy), factors)
+
+
+def test_reader_inverts_monotone_codes_in_any_order_and_sign() -> None:
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, [4, 10, 6], (2000, 3))
+    codes = np.stack(
+        [rng.normal(size=2000), -np.exp(factors[:, 1] / 4), factors[:, 0] ** 3.0, factors[:, 2]], axis=1
+    )
+    reader = FactorReader(codes, factors)
+    assert list(reader.assignment) == [2, 1, 3]
+    np.testing.assert_array_equal(reader(codes + 1e-3), factors)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole command at tiny size."""
+    folder = tmp_path_factory.mktemp("runs") / "with space"
+    config = tiny_config(folder, validation_steps=6)
+    config = replace(config, eval=replace(config.eval, supervision_baseline=True))
+    path = folder.parent / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert main(["--config", str(path)]) == 0
+    return folder
+
+
+def test_the_command_ends_with_results_figures_and_card(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    assert results["data"]["source"] == "rendered" and results["data"]["num_held_out"] == 48000
+    metrics = results["model"]["metrics"]
+    assert 0 <= metrics["mig"] <= 1 and len(metrics["mig_per_factor"]) == 6
+    assert results["supervision_baseline"]["steps"] == 4
+    assert set(results["generation"]["ddpm"]) == {"1.0", "4.0"}
+    assert results["generation"]["rendered"]["readback"] == {name: 1.0 for name in metrics["mig_per_factor"]}
+    assert set(results["training"]["final_losses"]) == {"kl", "rec", "ddpm"}
+    for name in ("reconstructions", "traversal_ivae", "traversal_ddpm", "latents"):
+        assert (run / "figures" / f"{name}.png").stat().st_size > 0
+    assert [path.name for path in (run / "samples").iterdir()] == ["step_00000006.png"]
+    assert f"{metrics['mig']:.3f}" in (run / "README.md").read_text()
+    assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".bin", ".pt")]
+
+
+def test_evaluation_reads_only_what_was_saved_and_repeats_itself(run: Path) -> None:
+    before = json.loads((run / "results.json").read_text())
+    assert cli(["evaluate", str(run)]) == 0
+    assert json.loads((run / "results.json").read_text()) == before
+
+
+def test_real_images_are_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["evaluate", str(run), "--real", str(REAL)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_images"] == 50
+    for name, exact in report["exact"].items():
+        assert 0 <= exact <= report["within_one"][name] <= 1
+
+
+def test_refusals_are_one_line_and_exit_2(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["evaluate", str(tmp_path)]) == 2
+    assert "holds no finished run: there is no pipeline/config.yaml in it\n" in capsys.readouterr().err
+    stray = tmp_path / "stray.npz"
+    np.savez(stray, images=np.zeros((2, 3)), factors=np.zeros((2, 6)))
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 64, 64, 3\)"):
+        real_image_file(stray)
+    with pytest.raises(ValueError, match="is no npz file with images and factors"):
+        real_image_file(tmp_path / "none.npz")
+    config = run.parent / "config.yaml"
+    assert main(["--config", str(config)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: train.output_dir=") and "already holds a run" in error
+
+
+def test_dry_run_prints_what_a_run_takes_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(tiny_config(tmp_path / "run")))
+    assert main(["--config", str(path), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    for what in (
+        "parameters ivae:",
+        "parameters unet:",
+        "steps 0 to 4:",
+        "steps 4 to 8:",
+        "memory:",
+        "estimated hours:",
+    ):
+        assert what in printed
+    assert not (tmp_path / "run").exists()
