@@ -109,7 +109,7 @@ def build_objective(config: Config, dataset: Any) -> IVAEDiffusionLoss:
 def parameter_groups(objective: IVAEDiffusionLoss) -> dict[str, nn.ModuleList]:
     """The two parts that have an optimiser of their own: `ivae`, and `unet` with its conditioning where there is one."""
     groups = {"ivae": nn.ModuleList([objective.ivae])}
-    if objective.unet is not None:
+    if objective.unet is not None and objective.conditioning is not None:
         groups["unet"] = nn.ModuleList([objective.unet, objective.conditioning])
     return groups
 

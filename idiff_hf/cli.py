@@ -14,7 +14,7 @@ from pathlib import Path
 EXAMPLES = """examples:
   idiff train --config configs/quickstart.yaml --train.seed 1    train on one process
   idiff evaluate runs/quickstart                                 measure a finished run again
-  idiff evaluate runs/quickstart --real real_images.npz          and read the factors of real 3D Shapes images
+  idiff evaluate runs/quickstart --real real_images.npz          add the factors read from real 3D Shapes images
 """
 
 
@@ -52,14 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(run: Path, real: Path | None) -> None:
     from .evaluation import evaluate_run, load_run, read_real_images, real_image_file
     from .hub import write_card
+    from .provenance import write_text
 
     if real is None:
         evaluate_run(run)
-        print(write_card(run))
     else:
         images, factors = real_image_file(real)
-        _, pipeline = load_run(run)
-        print(json.dumps(read_real_images(pipeline, images, factors), indent=2))
+        report = read_real_images(load_run(run)[1], images, factors)
+        path = run / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps({**results, "real_images": report}, indent=2) + "\n")
+        print(json.dumps(report, indent=2))
+    print(write_card(run), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -269,15 +269,14 @@ def _generation(
 def _traversals(
     config: Config, pipeline: IVAEDiffusionPipeline, latents: Tensor, labels: list[str], folder: Path
 ) -> None:
-    values = np.array(TRAVERSAL_VALUES)
     steps = config.eval.num_inference_steps
     images = pipeline.traverse(latents, values=TRAVERSAL_VALUES, decoder="ivae", output_type="np")
-    traversal_figure(to_uint8(images), values, labels, folder / "traversal_ivae.png")
+    traversal_figure(to_uint8(images), TRAVERSAL_VALUES, labels, folder / "traversal_ivae.png")
     if pipeline.unet is not None:
         images = pipeline.traverse(
             latents, values=TRAVERSAL_VALUES, decoder="ddpm", num_inference_steps=steps, output_type="np"
         )
-        traversal_figure(to_uint8(images), values, labels, folder / "traversal_ddpm.png")
+        traversal_figure(to_uint8(images), TRAVERSAL_VALUES, labels, folder / "traversal_ddpm.png")
 
 
 def read_real_images(

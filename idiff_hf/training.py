@@ -174,6 +174,9 @@ class TrainingRun:
         match_tensors(live, saved.tensors["model"], "model")
         averages = self._averages()
         match_tensors(averages, saved.tensors["ema"], "ema")
+        # optimisers first: they check themselves, and nothing live has changed when they refuse
+        for name, optimizer in self.optimizers.items():
+            load_optimizer_tensors(optimizer, self._named(name), saved.tensors[f"optimizer_{name}"])
         with torch.no_grad():
             for name, parameter in live.items():
                 parameter.copy_(saved.tensors["model"][name])
@@ -181,8 +184,6 @@ class TrainingRun:
                 average.copy_(saved.tensors["ema"][name])
         for name, ema in self.ema.items():
             ema.optimization_step = saved.state["ema_steps"][name]
-        for name, optimizer in self.optimizers.items():
-            load_optimizer_tensors(optimizer, self._named(name), saved.tensors[f"optimizer_{name}"])
         self.first_step = saved.step
         self.seconds = saved.state["seconds"]
         window = saved.state["window"]

@@ -81,6 +81,7 @@ def test_real_images_are_read(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert report["num_images"] == 50
     for name, exact in report["exact"].items():
         assert 0 <= exact <= report["within_one"][name] <= 1
+    assert json.loads((run / "results.json").read_text())["real_images"] == report
 
 
 def test_refusals_are_one_line_and_exit_2(

@@ -198,7 +198,7 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
         generator: GeneratorInput = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
-    ) -> IVAEDiffusionPipelineOutput | tuple[Any, Tensor]:
+    ) -> Any:
         """Draw an image for each latent by solving the reverse SDE, or its ODE, from noise.
 
         Args:
@@ -208,7 +208,10 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
             num_inference_steps: Solver steps.
             generator: One generator, or one for each image; with a list, image i is independent of the batch it is drawn in.
             output_type: `pil`, `np` (`(B, H, W, C)` in [0, 1]) or `pt` (`(B, C, H, W)` in [0, 1]).
-            return_dict: An output object, or the tuple `(images, latents)`.
+            return_dict: Whether an output object is wanted, or a tuple.
+
+        Returns:
+            An `IVAEDiffusionPipelineOutput`, or the tuple `(images, latents)`.
 
         Raises:
             ValueError: One line for inputs that do not fit.
