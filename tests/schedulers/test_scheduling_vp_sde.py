@@ -466,8 +466,8 @@ def test_no_config_value_is_listed_as_a_default(tmp_path: Path) -> None:
         assert scheduler.config["_use_default_values"] == []
 
 
-# Standard deviations that schedulers of diffusers gave for data N(0, 0.5^2) in 50 steps of the discrete schedule
-# 1e-4 .. 0.02, on 128 x 128 draws: the reference, with a standard error of 0.5 / sqrt(2 * 128^2) = 0.003.
+# Standard deviations that schedulers of diffusers gave for data N(0, 0.5^2) in 50 steps of the discrete
+# schedule 1e-4 .. 0.02, on 128 x 128 draws: the reference, with a standard error of 0.5 / sqrt(2 * 128^2) = 0.003.
 REFERENCE_STD = {
     "UniPCMultistepScheduler": 0.500,
     "DPMSolverMultistepScheduler": 0.502,
@@ -584,8 +584,9 @@ def test_a_ddpm_config_with_the_same_betas_to_first_order_is_taken() -> None:
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr must be False, got True."),
         (
             {"beta_end": 0.012},
-            "beta_end (shape (), mean 0.012) is not that of the SDE (mean 0.02) with num_train_timesteps=1000,"
-            " beta_min=0.1, beta_max=20.0: pass trained_betas, beta_start, beta_end as None to derive them.",
+            "beta_end (shape (), mean 0.012) is not that of the SDE (mean 0.02) with "
+            "num_train_timesteps=1000, beta_min=0.1, beta_max=20.0: pass trained_betas, beta_start, beta_end "
+            "as None to derive them.",
         ),
         (
             {"trained_betas": [0.01, 0.02]},
