@@ -467,7 +467,8 @@ def test_no_config_value_is_listed_as_a_default(tmp_path: Path) -> None:
 
 
 # Standard deviations that schedulers of diffusers gave for data N(0, 0.5^2) in 50 steps of the discrete
-# schedule 1e-4 .. 0.02, on 128 x 128 draws: the reference, with a standard error of 0.5 / sqrt(2 * 128^2) = 0.003.
+# schedule 1e-4 .. 0.02, on 128 x 128 draws: the reference, with a standard error of
+# 0.5 / sqrt(2 * 128^2) = 0.003.
 REFERENCE_STD = {
     "UniPCMultistepScheduler": 0.500,
     "DPMSolverMultistepScheduler": 0.502,
