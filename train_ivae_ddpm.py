@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idiff_hf.arguments import load_config
+from idiff_hf.baselines import supervision_baseline
 from idiff_hf.config import Config
 from idiff_hf.dry_run import dry_run
 from idiff_hf.evaluation import evaluate_run
 from idiff_hf.hub import write_card
-from idiff_hf.losses import phase
-from idiff_hf.training import TrainingRun, supervision_baseline
+from idiff_hf.stages import phase
+from idiff_hf.training import TrainingRun
 
 
 def training_step(run: TrainingRun, step: int) -> None:

@@ -1,25 +1,19 @@
 """Checkpoints that survive a kill, a full disk and bit rot; safetensors and JSON, nothing pickled.
 
-A folder is written beside its target, a manifest with size and SHA-256 of each file comes last, all is
-synced, and one rename makes it visible: a folder under its final name is complete. Loading verifies the whole
-folder before it returns anything, so that no live tensor changes because of a damaged file. The hashes find
-damage; they do not prove who wrote.
+Loading verifies the whole folder before it returns anything, so that no live tensor changes because of a
+damaged file. How a folder is committed and verified is in `folders.py`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -27,23 +21,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from .config import Config
+from .folders import (
+    CheckpointError,
+    DamagedFolderError,
+    commit_folder,
+    json_bytes,
+    os_errors,
+    remove_folder,
+    subfolders,
+    verify_folder,
+)
+
 logger = logging.getLogger(__name__)
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-FORMAT_VERSION = 1
-MANIFEST = "MANIFEST.json"
-_LEFTOVER = re.compile(r"\.(tmp|old|del)-(.+)-[0-9a-f]{32}")
-# File browsers drop these into any folder they show; nothing reads them.
-_DROPPINGS = (".DS_Store", "Thumbs.db")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint could not be written, read or used; the message is one line."""
-
-
-class DamagedFolderError(CheckpointError):
-    """What is on disk is not what was committed."""
+MODEL_KEYS = ("data.", "aux.", "model.", "unet.", "scheduler.", "train.seed")
+"""What a resumed run has to share with its checkpoint."""
+RUN_PATHS = ("train.output_dir", "train.resume_from_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -55,103 +51,6 @@ class Checkpoint:
     state: dict[str, Any]
     config_text: str
     manifest: dict[str, Any]
-
-
-@contextmanager
-def commit_folder(target: Path, *, metadata: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields an empty folder beside `target` that becomes `target`, whole or not at all, when the block ends.
-
-    An existing `target` is moved aside first and removed last, so that a complete folder is always on disk
-    (`clean_leftovers` puts it back after a kill in between). If the block raises, nothing has changed.
-
-    Args:
-        target: The folder to create or replace; one without a manifest is not ours and is not replaced.
-        metadata: Plain JSON values for the manifest, read when the block ends.
-
-    Raises:
-        CheckpointError: `target` is in the way, `metadata` is not JSON, or writing failed (say, disk full).
-    """
-    tmp, aside = (target.with_name(f".{kind}-{target.name}-{uuid4().hex}") for kind in ("tmp", "old"))
-    with _os_errors(f"cannot write {target}"):
-        try:
-            if target.is_symlink() or (target.exists() and not (target / MANIFEST).is_file()):
-                raise CheckpointError(f"{target} is in the way and has no {MANIFEST}: move it elsewhere")
-            tmp.mkdir(parents=True)
-            yield tmp
-            files = {name: _fingerprint(path) for name, path in _list_files(tmp).items() if name != MANIFEST}
-            body = {"format_version": FORMAT_VERSION, "metadata": dict(metadata), "files": files}
-            (tmp / MANIFEST).write_bytes(_sealed(body))
-            for parent, _, names in os.walk(tmp):
-                for name in (*names, "."):
-                    _fsync(Path(parent, name))
-            if target.exists():
-                os.rename(target, aside)
-            os.rename(tmp, target)
-            _fsync(target.parent)
-        except BaseException:
-            shutil.rmtree(tmp, ignore_errors=True)
-            if aside.exists() and not target.exists():
-                os.rename(aside, target)
-            raise
-    if aside.exists():
-        _remove(aside)
-
-
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """Checks that a committed folder holds exactly the bytes that were committed.
-
-    Returns:
-        The manifest: `format_version`, `metadata`, `files` (relative path to `size` in bytes and `sha256`).
-
-    Raises:
-        DamagedFolderError: A file is missing, altered, extra, a link or special, or the manifest is.
-        CheckpointError: The folder cannot be read or has another format version.
-    """
-    with _os_errors(f"cannot read {folder}"):
-        # Only paths found by walking the folder are opened, never one that the manifest names.
-        found = _list_files(folder)
-        if MANIFEST not in found:
-            raise DamagedFolderError(f"{folder}: {MANIFEST!r} is missing")
-        raw = found.pop(MANIFEST).read_bytes()
-        try:
-            manifest: dict[str, Any] = json.loads(raw)
-            version, files = manifest["format_version"], manifest["files"]
-            # Byte for byte what would be written: a flipped bit in white space shows, too.
-            body = {key: manifest[key] for key in manifest if key != "manifest_sha256"}
-            intact = raw == _sealed(body) and isinstance(files, dict)
-        except (KeyError, TypeError, ValueError, RecursionError):
-            intact = False
-        if not intact:
-            raise DamagedFolderError(f"{folder}: {MANIFEST!r} was altered or truncated")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{folder} has format version {version!r}, this reads {FORMAT_VERSION}")
-        for name in sorted(found.keys() | files.keys()):
-            if name not in found:
-                raise DamagedFolderError(f"{folder}: {name!r} is missing")
-            if name not in files:
-                raise DamagedFolderError(f"{folder}: {name!r} is not in the manifest")
-            if (actual := _fingerprint(found[name])) != files[name]:
-                raise DamagedFolderError(f"{folder}: {name!r} was altered: {actual} is not {files[name]}")
-    return manifest
-
-
-def clean_leftovers(root: Path) -> None:
-    """Removes what killed writers left in `root`; a folder moved aside and never replaced gets its name back.
-
-    For the start of a run, with the `RunLock` held: another writer's temporary folder would be removed too.
-
-    Raises:
-        CheckpointError: `root` cannot be read or changed.
-    """
-    with _os_errors(f"cannot clean {root}"):
-        # The newest first: of two folders moved aside from one name, the later state returns.
-        for folder in sorted(_subfolders(root), key=lambda path: path.stat().st_mtime, reverse=True):
-            leftover = _LEFTOVER.fullmatch(folder.name)
-            if leftover and leftover[1] == "old" and not os.path.lexists(root / leftover[2]):
-                os.rename(folder, root / leftover[2])
-                logger.warning("restored %s: a run was killed while replacing it", root / leftover[2])
-            elif leftover:
-                shutil.rmtree(folder)
 
 
 def save_checkpoint(
@@ -191,7 +90,7 @@ def save_checkpoint(
         if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
             raise CheckpointError(f"tensor group {group!r} is no file name: use letters, digits, '-' and '_'")
         _check_finite(f"step {step}", group, named)
-    state_bytes = _json_bytes(state)
+    state_bytes = json_bytes(state)
     if json.loads(state_bytes) != state:
         raise CheckpointError("state does not come back equal from JSON: use string keys, lists for tuples")
 
@@ -212,7 +111,7 @@ def save_checkpoint(
         kept = protect.resolve() if protect else None
         older = [path for number, path in _committed(root) if number < step and path.resolve() != kept]
         for folder in older[: 1 - total_limit]:
-            _remove(folder)
+            remove_folder(folder)
     return target
 
 
@@ -247,7 +146,7 @@ def latest_checkpoint(root: Path) -> Path | None:
     Raises:
         CheckpointError: One cannot be read or renamed or has another format version: its work may be good.
     """
-    with _os_errors(f"cannot search {root}"):
+    with os_errors(f"cannot search {root}"):
         for _, folder in reversed(_committed(root)):
             try:
                 verify_folder(folder)
@@ -274,6 +173,29 @@ def match_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], what:
         here, there = (f"shape {tuple(y.shape)} and dtype {y.dtype}" for y in (x, saved[name]))
         if here != there:
             raise CheckpointError(f"{what}: {name!r} has {here}, saved was {there}")
+
+
+def compare_configs(saved: Config, current: Config, folder: Path) -> list[str]:
+    """Checks that a run may go on under `current` from a checkpoint that was made under `saved`.
+
+    Returns:
+        What differs and may, as `key: before -> after`; where the run writes and resumes from is left out.
+
+    Raises:
+        CheckpointError: What defines the model or its data differs, or the seed.
+    """
+    before, after = _flat(saved.to_dict()), _flat(current.to_dict())
+    changed = {
+        name: f"{name}: {before.get(name)} -> {after[name]}"
+        for name in after
+        if before.get(name) != after[name]
+    }
+    refused = [text for name, text in changed.items() if name.startswith(MODEL_KEYS)]
+    if refused:
+        raise CheckpointError(
+            f"{folder} is another model than this config ({', '.join(refused)}): resume with the config it was made with"
+        )
+    return [text for name, text in changed.items() if name not in RUN_PATHS]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, named_params: NamedParameters) -> dict[str, Tensor]:
@@ -326,103 +248,10 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": numbered})
 
 
-class RunLock:
-    """An exclusive lock on an output folder (created when missing): two runs cannot write into it at once.
-
-    It ends with the process, by kill -9 too. The `.lock` file stays: removing it would race with a next run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file: IO[bytes] | None = None
-
-    def acquire(self) -> None:
-        """Takes the lock; raises `CheckpointError` when another run has it or the folder is not writable."""
-        with _os_errors(f"cannot lock {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("ab")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise CheckpointError(f"{self.folder} is in use by another run: use another folder") from None
-        self._file = file
-        # A forked data worker shares the lock and may outlive a killed run, whose restart would be refused.
-        os.register_at_fork(after_in_child=self.release)
-
-    def release(self) -> None:
-        """Gives the lock back; does nothing when it is not held."""
-        if self._file:
-            self._file.close()
-
-    def __enter__(self) -> RunLock:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _json_bytes(payload: Mapping[str, Any]) -> bytes:
-    try:
-        # Through JSON once, so that all keys are strings before they are sorted.
-        plain = json.loads(json.dumps(payload, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"not plain JSON, cannot be saved: {error}") from error
-    return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _sealed(body: Mapping[str, Any]) -> bytes:
-    """Renders a manifest that carries its own hash."""
-    return _json_bytes({**body, "manifest_sha256": hashlib.sha256(_json_bytes(body)).hexdigest()})
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _list_files(folder: Path, prefix: str = "") -> dict[str, Path]:
-    """Maps relative POSIX path to path of each file below `folder`; refuses links and special files."""
-    files: dict[str, Path] = {}
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            files |= _list_files(Path(entry.path), f"{prefix}{entry.name}/")
-        elif not entry.is_file(follow_symlinks=False):
-            raise DamagedFolderError(f"{folder}: {entry.name!r} is a link or a special file")
-        elif entry.name not in _DROPPINGS:
-            files[prefix + entry.name] = Path(entry.path)
-    return files
-
-
-def _subfolders(root: Path) -> list[Path]:
-    entries = os.scandir(root) if root.is_dir() else ()
-    return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-
-
 def _committed(root: Path) -> list[tuple[int, Path]]:
     """Lists (step, folder) of what looks like a checkpoint, the lowest step first."""
-    matches = [(re.fullmatch("step-([0-9]{8,})", folder.name), folder) for folder in _subfolders(root)]
+    matches = [(re.fullmatch("step-([0-9]{8,})", folder.name), folder) for folder in subfolders(root)]
     return sorted((int(match[1]), folder) for match, folder in matches if match)
-
-
-def _remove(folder: Path) -> None:
-    """Deletes a committed folder, renamed first: a kill half way leaves nothing that looks committed."""
-    doomed = folder.with_name(f".del-{folder.name}-{uuid4().hex}")
-    try:
-        os.rename(folder, doomed)
-        shutil.rmtree(doomed)
-    except OSError as error:
-        # What had to be written is safe by now: a leftover is no reason to stop a run.
-        logger.warning("cannot remove %s: %s", folder, error)
 
 
 def _check_finite(where: str, group: str, named: Mapping[str, Tensor]) -> None:
@@ -431,9 +260,8 @@ def _check_finite(where: str, group: str, named: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{where}: tensor {f'{group}/{name}'!r} holds NaN or infinity")
 
 
-@contextmanager
-def _os_errors(problem: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{problem}: {error}") from error
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat

@@ -424,18 +424,25 @@ class Config:
                 f"data.image_size={size} must be divisible by unet.patch_size={patch} times {down} "
                 f"(unet.block_out_channels has {len(self.unet.block_out_channels)} resolutions)",
             )
-            gap = self.optim_unet.start_step - self.stop_step(self.optim_ivae)
-            _require(
-                gap <= 0 or self.optim_ivae.start_step > 0,
-                f"no part learns in steps {self.stop_step(self.optim_ivae)} to {self.optim_unet.start_step}: "
-                "let optim_unet.start_step be optim_ivae.stop_step or less",
-            )
             _require(
                 self.loss.latent_grad_scale == 0
                 or self.optim_unet.start_step < self.stop_step(self.optim_ivae),
                 f"loss.latent_grad_scale={self.loss.latent_grad_scale} has no effect: the iVAE is frozen before the U-Net starts "
                 "(optim_ivae.stop_step <= optim_unet.start_step)",
             )
+
+        covered = 0
+        parts = [self.optim_ivae, self.optim_unet] if self.model.diffusion else [self.optim_ivae]
+        for part in sorted(parts, key=lambda part: part.start_step):
+            _require(
+                part.start_step <= covered,
+                f"no part learns in steps {covered} to {part.start_step}: let the next part (optim_ivae, optim_unet) start earlier",
+            )
+            covered = max(covered, self.stop_step(part))
+        _require(
+            covered == self.train.max_train_steps,
+            f"no part learns in steps {covered} to train.max_train_steps={self.train.max_train_steps}: lower it, or let a part stop later",
+        )
 
     def stop_step(self, part: OptimConfig) -> int:
         """The step before which `part` stops learning."""

@@ -27,23 +27,27 @@ def dry_run(config: Config, training_step: Callable[[TrainingRun, int], None]) -
     with tempfile.TemporaryDirectory() as folder:
         train = replace(config.train, output_dir=folder, resume_from_checkpoint=None, report_to="none")
         run = TrainingRun(replace(config, train=train))
+        say = run.accelerator.print
         total = config.train.max_train_steps
         windows = [config.optim_ivae, config.optim_unet] if config.model.diffusion else [config.optim_ivae]
         edges = sorted({0, total, *(w.start_step for w in windows), *(config.stop_step(w) for w in windows)})
         hours = 0.0
         for name, part in run.parts.items():
-            print(f"parameters {name}: {sum(p.numel() for p in part.parameters()):,}")
+            say(f"parameters {name}: {sum(p.numel() for p in part.parameters()):,}")
         for first, last in pairwise(edges):
             training_step(run, first)  # the first step of a stage also warms up
             started = time.perf_counter()
             training_step(run, min(first + 1, last - 1))
             seconds = time.perf_counter() - started
             hours += (last - first) * seconds / 3600
-            print(
+            say(
                 f"steps {first} to {last}: {1 / seconds:.1f} steps/s, {run.global_batch_size / seconds:.0f} images/s"
             )
         load_checkpoint(run.checkpoint(2))
-        pipeline = IVAEDiffusionPipeline.from_pretrained(run.finish())
+        exported = run.finish()
+        if not run.accelerator.is_main_process:
+            return
+        pipeline = IVAEDiffusionPipeline.from_pretrained(exported)
         pipeline.set_progress_bar_config(disable=True)
         z = torch.zeros(1, pipeline.latent_dim)
         sample = pipeline(latents=z, num_inference_steps=2) if config.model.diffusion else pipeline.decode(z)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
@@ -14,43 +12,7 @@ from .guidance import drop_condition
 from .models import AdditiveConditioning, IVAEModel, denoise
 from .random import BatchRandom
 from .schedulers import VPSDEScheduler
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What is trained at one optimiser step, a pure function of the config and the step.
-
-    Args:
-        ivae: The iVAE's terms are in the loss and its parameters learn.
-        unet: The DDPM term is in the loss and the U-Net learns.
-        released: The MLP of a `released` prior takes part.
-        kl_weight: lambda_KL times its annealing factor.
-    """
-
-    ivae: bool
-    unet: bool
-    released: bool
-    kl_weight: float
-
-
-def phase(config: Config, step: int) -> Phase:
-    """The phase of optimiser step `step`: windows of both parts, release of the prior, annealing of the KL weight."""
-    ivae_start, ivae_stop = config.optim_ivae.start_step, config.stop_step(config.optim_ivae)
-    unet_start, unet_stop = config.optim_unet.start_step, config.stop_step(config.optim_unet)
-    progress = (step - ivae_start) / (ivae_stop - ivae_start)
-    hold, end = config.loss.kl_anneal_hold, config.loss.kl_anneal_end
-    if progress < hold:
-        remaining = 1.0
-    elif progress < end:
-        remaining = (end - progress) / (end - hold)
-    else:
-        remaining = 0.0
-    return Phase(
-        ivae=ivae_start <= step < ivae_stop,
-        unet=config.model.diffusion and unet_start <= step < unet_stop,
-        released=progress >= config.model.prior_release,
-        kl_weight=config.loss.kl * config.loss.kl_anneal_factor**remaining,
-    )
+from .stages import Phase
 
 
 def draw_times(uniform: Tensor, beta: float, eps: float) -> Tensor:

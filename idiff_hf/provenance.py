@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one rename, so that no reader sees half of it."""
-    staged = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    staged = path.with_name(f".tmp-{path.name}")
     staged.write_text(text, encoding="utf-8")
     os.replace(staged, path)
 
@@ -47,5 +48,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this run."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line that repeats this run."""
+    name = Path(sys.argv[0]).name
+    launcher = ["accelerate", "launch"] if name.endswith(".py") else []
+    return shlex.join([*launcher, name, *sys.argv[1:]])

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from tqdm.auto import tqdm
 from .arguments import config_from_yaml, config_to_yaml
 from .builders import build_batches, build_dataset, build_objective, build_pipeline, parameter_groups
 from .checkpoint import (
-    RunLock,
-    clean_leftovers,
-    commit_folder,
+    compare_configs,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
@@ -35,26 +32,13 @@ from .checkpoint import (
 )
 from .config import Config, OptimConfig
 from .figures import image_grid, to_uint8
-from .losses import IVAEDiffusionLoss, Phase
+from .folders import RunLock, clean_leftovers, commit_folder
+from .losses import IVAEDiffusionLoss
 from .provenance import command, hardware, versions, write_text
 from .random import BatchRandom
+from .stages import Phase, learning_rate
 
 logger = logging.getLogger(__name__)
-
-MODEL_SECTIONS = ("data", "aux", "model", "unet", "scheduler")
-"""Sections of the config that a resumed run has to share with its checkpoint."""
-
-
-def learning_rate(optim: OptimConfig, stop_step: int, step: int) -> float:
-    """The learning rate at optimiser step `step`, a pure function: linear warm-up, then constant or a cosine to the end of the window."""
-    done = step - optim.start_step
-    warm = min(1.0, (done + 1) / optim.lr_warmup_steps) if optim.lr_warmup_steps else 1.0
-    if optim.lr_scheduler == "constant":
-        return optim.learning_rate * warm
-    length = max(1, stop_step - optim.start_step - optim.lr_warmup_steps)
-    progress = min(1.0, max(0, done - optim.lr_warmup_steps) / length)
-    cosine = 0.5 * (1.0 + np.cos(np.pi * progress))
-    return float(optim.learning_rate * warm * (optim.lr_end_factor + (1.0 - optim.lr_end_factor) * cosine))
 
 
 class TrainingRun:
@@ -91,7 +75,6 @@ class TrainingRun:
         self.dataset = build_dataset(config, self.accelerator.device)
         self.batches = build_batches(config, self.dataset)
         module = build_objective(config, self.dataset)
-        # names of the two parts, by the optimiser that each has to itself
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.objective: Any = self.accelerator.prepare(module)
         self.module: IVAEDiffusionLoss = self.accelerator.unwrap_model(self.objective)
@@ -153,7 +136,7 @@ class TrainingRun:
         resume = self.config.train.resume_from_checkpoint
         if resume is None:
             if self.accelerator.is_main_process:
-                self._write_text("config.yaml", config_to_yaml(self.config))
+                write_text(self.output_dir / "config.yaml", config_to_yaml(self.config))
             return
         found = [latest_checkpoint(self.checkpoints) if resume == "latest" else Path(resume)]
         if self.accelerator.num_processes > 1:
@@ -164,12 +147,13 @@ class TrainingRun:
         else:
             self._load(folder)
         if self.accelerator.is_main_process:
-            self._write_text("config.yaml", config_to_yaml(self.config))
+            write_text(self.output_dir / "config.yaml", config_to_yaml(self.config))
             self._cut_metrics()
 
     def _load(self, folder: Path) -> None:
         saved = load_checkpoint(folder)
-        self._compare_config(config_from_yaml(saved.config_text), folder)
+        for change in compare_configs(config_from_yaml(saved.config_text), self.config, folder):
+            logger.warning("resumed with another %s", change)
         live = dict(self.module.named_parameters())
         match_tensors(live, saved.tensors["model"], "model")
         averages = self._averages()
@@ -194,19 +178,6 @@ class TrainingRun:
         self._count = window["count"]
         logger.warning("resumed from %s at step %d", folder, saved.step)
 
-    def _compare_config(self, saved: Config, folder: Path) -> None:
-        before, after = _flat(saved.to_dict()), _flat(self.config.to_dict())
-        changed = [name for name in after if before.get(name) != after[name]]
-        refused = [name for name in changed if name.split(".")[0] in MODEL_SECTIONS or name == "train.seed"]
-        if refused:
-            listed = ", ".join(f"{name}: {before.get(name)} -> {after[name]}" for name in refused)
-            raise ValueError(
-                f"{folder} is another model than this config ({listed}): resume with the config it was made with"
-            )
-        for name in changed:
-            if name not in ("train.output_dir", "train.resume_from_checkpoint"):
-                logger.warning("resumed with another %s: %s -> %s", name, before.get(name), after[name])
-
     def _cut_metrics(self) -> None:
         """Drop the lines that a killed run wrote after its last checkpoint."""
         path = self.output_dir / "metrics.jsonl"
@@ -219,10 +190,7 @@ class TrainingRun:
                     kept = False  # the line that the kill cut short
                 if kept:
                     lines.append(line)
-            self._write_text("metrics.jsonl", "".join(line + "\n" for line in lines))
-
-    def _write_text(self, name: str, text: str) -> None:
-        write_text(self.output_dir / name, text)
+            write_text(path, "".join(line + "\n" for line in lines))
 
     # One step
 
@@ -413,7 +381,7 @@ class TrainingRun:
                 self.first_step < self.config.train.max_train_steps
                 or not (self.output_dir / "training.json").exists()
             ):
-                self._write_text("training.json", json.dumps(facts, indent=2) + "\n")
+                write_text(self.output_dir / "training.json", json.dumps(facts, indent=2) + "\n")
             self.lock.release()
         self.accelerator.wait_for_everyone()
         if self.config.train.report_to != "none":
@@ -442,30 +410,3 @@ class TrainingRun:
 
     def _named(self, name: str) -> list[tuple[str, nn.Parameter]]:
         return list(self.parts[name].named_parameters())
-
-
-def supervision_baseline(config: Config) -> Config:
-    """The same encoder trained on the KL to the known prior alone, for as many steps: what u gives without a generative model."""
-    stop = config.stop_step(config.optim_ivae)
-    window = replace(config.optim_ivae, start_step=0, stop_step=None)
-    return replace(
-        config,
-        model=replace(config.model, prior_type="known", diffusion=False),
-        loss=replace(config.loss, rec=0.0, latent_grad_scale=0.0),
-        optim_ivae=window,
-        optim_unet=OptimConfig(),
-        train=replace(
-            config.train,
-            output_dir=str(Path(config.train.output_dir) / "supervision_baseline"),
-            max_train_steps=stop - config.optim_ivae.start_step,
-            resume_from_checkpoint="latest",
-            report_to="none",
-        ),
-    )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat

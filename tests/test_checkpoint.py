@@ -22,20 +22,22 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from idiff_hf import checkpoint
+from idiff_hf import checkpoint, folders
 from idiff_hf.checkpoint import (
-    MANIFEST,
-    CheckpointError,
-    DamagedFolderError,
-    RunLock,
-    clean_leftovers,
-    commit_folder,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
     match_tensors,
     optimizer_tensors,
     save_checkpoint,
+)
+from idiff_hf.folders import (
+    MANIFEST,
+    CheckpointError,
+    DamagedFolderError,
+    RunLock,
+    clean_leftovers,
+    commit_folder,
     verify_folder,
 )
 
@@ -238,7 +240,7 @@ def test_damaged_checkpoints_are_set_aside_and_reported(
 def test_a_newer_format_is_an_error_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT_VERSION", 2)
+        patch.setattr(folders, "FORMAT_VERSION", 2)
         commit(tmp_path, 2)
     message = refusal(lambda: latest_checkpoint(tmp_path))
     assert message == f"{tmp_path / 'step-00000002'} has format version 2, this reads 1"
@@ -420,8 +422,8 @@ def test_a_manifest_cannot_reach_outside_its_folder(tmp_path: Path, name: str) -
     folder = commit(tmp_path, 1)
     manifest = json.loads((folder / MANIFEST).read_bytes())
     del manifest["manifest_sha256"]
-    manifest["files"][name] = checkpoint._fingerprint(tmp_path / "secret")
-    (folder / MANIFEST).write_bytes(checkpoint._sealed(manifest))
+    manifest["files"][name] = folders._fingerprint(tmp_path / "secret")
+    (folder / MANIFEST).write_bytes(folders._sealed(manifest))
     assert refusal(lambda: verify_folder(folder), DamagedFolderError) == f"{folder}: {name!r} is missing"
 
 
@@ -610,14 +612,13 @@ def test_optimizer_state_that_cannot_be_named_is_refused() -> None:
 
 # Kills, full disks, locks: in processes of their own
 
-# Imports the checkpoint module alone, and forks one process for each line it is given.
+# Imports the checkpoint module without the rest of the package, and forks one process for each line it is given.
 HOST = """
-import importlib.util, json, os, signal, sys, time
+import json, os, signal, sys, time, types
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])
-checkpoint = importlib.util.module_from_spec(spec)
-sys.modules["checkpoint"] = checkpoint
-spec.loader.exec_module(checkpoint)
+package = sys.modules["idiff_hf"] = types.ModuleType("idiff_hf")
+package.__path__ = [str(Path(sys.argv[1]).parent)]
+from idiff_hf import checkpoint, folders
 import torch
 torch.set_num_threads(1)
 
@@ -659,13 +660,13 @@ def save_with_small_files(root, step, size, most):
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, unlimited))
     try:
         commit(Path(root), step, size, None)
-    except checkpoint.CheckpointError as error:
+    except folders.CheckpointError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
         Path(root + ".log").write_text(str(error))
         os._exit(3)
 
 def lock_and_fork(root):
-    checkpoint.RunLock(Path(root)).acquire()
+    folders.RunLock(Path(root)).acquire()
     child = os.fork()
     if child == 0:
         time.sleep(60)

@@ -101,3 +101,27 @@ def test_a_value_out_of_range_is_named(cls: type[Any], values: dict[str, Any], m
     with pytest.raises(ValueError) as caught:
         cls(**values)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("ivae", "unet", "diffusion", "message"),
+    [
+        ((0, 20), (30, None), True, "no part learns in steps 20 to 30"),
+        ((10, 20), (30, None), True, "no part learns in steps 0 to 10"),
+        ((10, None), (0, 5), True, "no part learns in steps 5 to 10"),
+        ((0, 20), (10, 30), True, "no part learns in steps 30 to train.max_train_steps=50"),
+        ((0, 20), (0, None), False, "no part learns in steps 20 to train.max_train_steps=50"),
+        ((5, None), (0, None), False, "no part learns in steps 0 to 5"),
+    ],
+)
+def test_a_step_in_which_no_part_learns_is_refused(
+    ivae: tuple[int, int | None], unet: tuple[int, int | None], diffusion: bool, message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        Config(
+            train=TrainConfig(max_train_steps=50),
+            model=ModelConfig(diffusion=diffusion),
+            optim_ivae=OptimConfig(start_step=ivae[0], stop_step=ivae[1]),
+            optim_unet=OptimConfig(start_step=unet[0], stop_step=unet[1]),
+        )
+    assert str(caught.value).startswith(message)

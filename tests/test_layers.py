@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config"},
-    {"random", "distributions", "arguments"},
+    {"config", "folders"},
+    {"random", "distributions", "arguments", "stages", "baselines"},
     {"data", "models", "schedulers", "guidance", "metrics"},
     {"losses", "pipelines"},
     {"builders", "checkpoint", "figures", "provenance"},

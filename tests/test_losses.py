@@ -1,4 +1,4 @@
-"""Eq. 2: where gradients flow, what each term is, how weights and stages follow the step."""
+"""Eq. 2: where gradients flow, and what each term is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from scipy import stats
 
 from idiff_hf.builders import build_batches, build_dataset, build_objective
 from idiff_hf.config import Config
-from idiff_hf.losses import IVAEDiffusionLoss, Phase, draw_times, phase
+from idiff_hf.losses import IVAEDiffusionLoss, draw_times
 from idiff_hf.random import BatchRandom
+from idiff_hf.stages import Phase
 from tests.tiny import joint, tiny_config
 
 BOTH = Phase(ivae=True, unet=True, released=True, kl_weight=1e-4)
@@ -91,29 +92,6 @@ def test_dropping_every_condition_makes_the_ddpm_term_independent_of_z(tmp_path:
         for parameter in objective.ivae.encoder.parameters():
             parameter.add_(0.3)
     assert torch.equal(before, objective(image, aux, random, BOTH)["ddpm"])
-
-
-def test_kl_weight_is_held_then_falls_geometrically_to_its_final_value(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, max_train_steps=1000)
-    config = replace(
-        config,
-        loss=replace(config.loss, kl=1e-4, kl_anneal_factor=9.0, kl_anneal_hold=0.2, kl_anneal_end=0.6),
-        optim_ivae=replace(config.optim_ivae, stop_step=None),
-        optim_unet=replace(config.optim_unet, start_step=0),
-    )
-    weights = [phase(config, step).kl_weight for step in (0, 199, 200, 400, 600, 999)]
-    assert weights == pytest.approx([9e-4, 9e-4, 9e-4, 3e-4, 1e-4, 1e-4])
-
-
-def test_stages_follow_their_windows(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path)
-    assert [(phase(config, s).ivae, phase(config, s).unet) for s in (0, 3, 4, 7)] == [
-        (True, False),
-        (True, False),
-        (False, True),
-        (False, True),
-    ]
-    assert [phase(config, s).released for s in (0, 1, 2, 3)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.arguments import config_to_yaml
-from idiff_hf.checkpoint import latest_checkpoint, verify_folder
-from idiff_hf.config import Config, OptimConfig
-from idiff_hf.training import learning_rate, supervision_baseline
+from idiff_hf.baselines import supervision_baseline
+from idiff_hf.checkpoint import latest_checkpoint
+from idiff_hf.config import Config
+from idiff_hf.folders import verify_folder
 from tests.tiny import joint, tiny_config
 from train_ivae_ddpm import train
 
@@ -145,17 +146,6 @@ def test_exported_pipeline_has_the_averaged_weights(whole: tuple[Path, Config]) 
         assert torch.equal(tensor, ema[f"ema/ivae.{name}"])
 
 
-def test_learning_rate_is_a_function_of_the_step() -> None:
-    optim = OptimConfig(
-        start_step=10, learning_rate=1.0, lr_scheduler="cosine", lr_warmup_steps=10, lr_end_factor=0.1
-    )
-    assert learning_rate(optim, 120, 10) == pytest.approx(0.1)
-    assert learning_rate(optim, 120, 19) == pytest.approx(1.0)
-    assert learning_rate(optim, 120, 70) == pytest.approx(0.55)
-    assert learning_rate(optim, 120, 120) == pytest.approx(0.1)
-    assert learning_rate(replace(optim, lr_scheduler="constant"), 120, 119) == 1.0
-
-
 def test_supervision_baseline_has_no_decoder_and_no_unet_and_as_many_steps(tmp_path: Path) -> None:
     baseline = supervision_baseline(tiny_config(tmp_path))
     assert (baseline.model.prior_type, baseline.model.diffusion, baseline.loss.rec) == ("known", False, 0.0)
@@ -164,7 +154,7 @@ def test_supervision_baseline_has_no_decoder_and_no_unet_and_as_many_steps(tmp_p
     assert {tuple(line) for line in losses(tmp_path / "supervision_baseline")} == {("step", "kl", "loss")}
 
 
-def launch(config: Config, processes: int, log: Path) -> None:
+def launch(config: Config, processes: int) -> None:
     """Train by torchrun; the run's own record says how many processes there were."""
     path = Path(config.train.output_dir).with_suffix(".yaml")
     path.write_text(config_to_yaml(config))
@@ -198,7 +188,7 @@ def test_two_processes_equal_one_and_a_run_may_change_between_them(tmp_path: Pat
     train(one)
     expected = losses(tmp_path / "one")
     two = replace(one, train=replace(one.train, output_dir=str(tmp_path / "two"), train_batch_size=8))
-    launch(two, 2, tmp_path)
+    launch(two, 2)
     half = "checkpoints/step-00000003"
     back = replace(
         one,
@@ -213,7 +203,7 @@ def test_two_processes_equal_one_and_a_run_may_change_between_them(tmp_path: Pat
             two.train, output_dir=str(tmp_path / "forth"), resume_from_checkpoint=str(tmp_path / "one" / half)
         ),
     )
-    launch(forth, 2, tmp_path)
+    launch(forth, 2)
     for folder, rest in (("two", expected), ("back", expected[3:]), ("forth", expected[3:])):
         got = losses(tmp_path / folder)
         assert [line["step"] for line in got] == [line["step"] for line in rest]

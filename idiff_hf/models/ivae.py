@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..distributions import DiagonalGaussian
 from .backbones import BACKBONES
-from .prior import PRIOR_TYPES, PriorEncoder
+from .prior import AUX_MOMENTS, PRIOR_TYPES, PriorEncoder
 from .strict import StrictModelMixin
 
 
@@ -71,6 +71,10 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
             raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
         if prior_type not in PRIOR_TYPES:
             raise ValueError(f"prior_type must be one of {', '.join(PRIOR_TYPES)}, got {prior_type!r}")
+        if norm not in ("group", "none"):
+            raise ValueError(f"norm must be group or none, got {norm!r}")
+        if aux_moments not in AUX_MOMENTS:
+            raise ValueError(f"aux_moments must be one of {', '.join(AUX_MOMENTS)}, got {aux_moments!r}")
         if num_factors > latent_dim:
             raise ValueError(f"latent_dim={latent_dim} must be at least num_factors={num_factors}")
         if image_size % 16:

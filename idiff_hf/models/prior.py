@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..distributions import DiagonalGaussian
 
 PRIOR_TYPES = ("standard", "learned", "known", "released")
+AUX_MOMENTS = ("mean_variance", "variance", "none")
 MIN_STD = 0.02 * math.sqrt(12)
 """Least deviation of a known prior, in units of a factor's own deviation: an interval can be arbitrarily short."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from ..folders import MANIFEST, verify_folder
 from ..guidance import guide
 from ..models import AdditiveConditioning, IVAEModel, denoise, load_strict
 from ..schedulers import VPSDEScheduler
@@ -74,6 +76,8 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
         """
         if not kwargs.pop("safe_serialization", True):
             raise ValueError("safe_serialization=False would write pickles: idiff_hf saves safetensors only")
+        # a manifest of what is overwritten here would be untrue
+        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
         path = Path(save_directory) / "model_index.json"
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -93,13 +97,15 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
             **kwargs: `dtype` (or `torch_dtype`) and `variant`, as in diffusers, and components that replace the folder's.
 
         Raises:
-            ValueError: One line, for a folder that is none, a component or class that is not expected, unknown config keys, missing or
-                unexpected tensors, or an argument that would run code.
+            ValueError: One line, for a folder that is none, files that differ from its manifest (where it has one), a component or class
+                that is not expected, unknown config keys, missing or unexpected tensors, or an argument that would run code.
         """
         for name in ("custom_pipeline", "trust_remote_code"):
             if kwargs.pop(name, None):
                 raise ValueError(f"{name} is refused: {cls.__name__} never runs code from a model folder")
         folder = Path(pretrained_model_name_or_path)
+        if (folder / MANIFEST).is_file():
+            verify_folder(folder)
         classes = _read_index(folder)
         loading = {key: kwargs.pop(key) for key in ("variant",) if key in kwargs}
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
@@ -331,7 +337,7 @@ def _check_output_type(output_type: str) -> None:
 
 
 def _takes_generator(scheduler: Any) -> bool:
-    return "generator" in type(scheduler).step.__code__.co_varnames
+    return "generator" in inspect.signature(scheduler.step).parameters
 
 
 def _read_index(folder: Path) -> dict[str, type[Any] | None]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from .scheduling_vp_sde import VPSDEScheduler, VPSDESchedulerOutput
 
 __all__ = ["VPSDEScheduler", "VPSDESchedulerOutput"]
 
-
-def _not_about_our_keys(record: logging.LogRecord) -> bool:
-    return "'sampling_eps'" not in record.getMessage()
+_SDE_KEYS = {"beta_min", "beta_max", "sampling_eps"}
 
 
-# A diffusers scheduler made from our config keeps the keys of the SDE, so that the way back is open. It warns that it does not know them,
-# at every swap and every load; between two schedulers of diffusers itself there is no such warning.
-logging.getLogger("diffusers.configuration_utils").addFilter(_not_about_our_keys)
+def _names_other_keys(record: logging.LogRecord) -> bool:
+    keys = set(re.findall(r"'(\w+)':", record.getMessage()))
+    return not keys or not keys <= _SDE_KEYS
+
+
+# A diffusers scheduler made from our config keeps the keys of the SDE, so that the way back is open, and warns that it does not know
+# them, at every swap and every load. Between two schedulers of diffusers itself there is no such warning.
+logging.getLogger("diffusers.configuration_utils").addFilter(_names_other_keys)

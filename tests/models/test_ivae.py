@@ -92,6 +92,8 @@ def test_null_condition_is_exactly_zero() -> None:
     [
         ({"backbone": "vit"}, "backbone must be one of cnn, got 'vit'"),
         ({"prior_type": "flow"}, "prior_type must be one of standard, learned, known, released, got 'flow'"),
+        ({"norm": "batch"}, "norm must be group or none, got 'batch'"),
+        ({"aux_moments": "std"}, "aux_moments must be one of mean_variance, variance, none, got 'std'"),
         ({"latent_dim": 1}, "latent_dim=1 must be at least num_factors=2"),
         ({"image_size": 20}, "image_size must be a multiple of 16"),
     ],

@@ -14,11 +14,12 @@ from PIL import Image
 
 from idiff_hf import IVAEDiffusionPipeline, VPSDEScheduler
 from idiff_hf.builders import build_dataset, build_objective, build_pipeline
-from tests.tiny import tiny_config
+from idiff_hf.folders import MANIFEST, commit_folder
+from tests.tiny import joint, tiny_config
 
 
 def make(solver: str = "dpm_solver", diffusion: bool = True) -> IVAEDiffusionPipeline:
-    config = tiny_config("unused")
+    config = joint(tiny_config("unused"))
     config = replace(
         config,
         scheduler=replace(config.scheduler, solver=solver),  # type: ignore[arg-type]
@@ -281,3 +282,21 @@ def test_from_pretrained_refuses_what_is_no_pipeline(pipe: IVAEDiffusionPipeline
     stray.write_text(json.dumps({**json.loads(stray.read_text()), "atention": 1}))
     with pytest.raises(ValueError, match="has keys that UNet2DModel does not know: atention"):
         IVAEDiffusionPipeline.from_pretrained(tmp_path / "stray")
+
+
+def test_a_committed_folder_is_verified_and_saving_over_it_drops_its_manifest(
+    pipe: IVAEDiffusionPipeline, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pipeline"
+    with commit_folder(folder, metadata={}) as staged:
+        pipe.save_pretrained(staged)
+    IVAEDiffusionPipeline.from_pretrained(folder)
+    weights = folder / "ivae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ValueError, match=r"'ivae/diffusion_pytorch_model.safetensors' was altered"):
+        IVAEDiffusionPipeline.from_pretrained(folder)
+    pipe.save_pretrained(folder)
+    assert not (folder / MANIFEST).exists()
+    IVAEDiffusionPipeline.from_pretrained(folder)

@@ -665,3 +665,11 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
                 method(*pair, torch.tensor(5))
         with pytest.raises(ValueError, match=r"^timesteps must hold one value or one a sample: 3, got 2.$"):
             method(x, x, torch.tensor([5, 6]))
+
+
+def test_only_the_warning_about_the_keys_of_the_sde_is_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    config = dict(VPSDEScheduler().config)
+    DPMSolverMultistepScheduler.from_config(config)
+    assert not caplog.messages
+    DPMSolverMultistepScheduler.from_config({**config, "beta_mim": 0.2})
+    assert "beta_mim" in caplog.text

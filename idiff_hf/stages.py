@@ -1,0 +1,57 @@
+"""What follows from the step alone: which part learns, with what weight and at what rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .config import Config, OptimConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is trained at one optimiser step, a pure function of the config and the step.
+
+    Args:
+        ivae: The iVAE's terms are in the loss and its parameters learn.
+        unet: The DDPM term is in the loss and the U-Net learns.
+        released: The MLP of a `released` prior takes part.
+        kl_weight: lambda_KL times its annealing factor.
+    """
+
+    ivae: bool
+    unet: bool
+    released: bool
+    kl_weight: float
+
+
+def phase(config: Config, step: int) -> Phase:
+    """The phase of optimiser step `step`: windows of both parts, release of the prior, annealing of the KL weight."""
+    ivae_start, ivae_stop = config.optim_ivae.start_step, config.stop_step(config.optim_ivae)
+    unet_start, unet_stop = config.optim_unet.start_step, config.stop_step(config.optim_unet)
+    progress = (step - ivae_start) / (ivae_stop - ivae_start)
+    hold, end = config.loss.kl_anneal_hold, config.loss.kl_anneal_end
+    if progress < hold:
+        remaining = 1.0
+    elif progress < end:
+        remaining = (end - progress) / (end - hold)
+    else:
+        remaining = 0.0
+    return Phase(
+        ivae=ivae_start <= step < ivae_stop,
+        unet=config.model.diffusion and unet_start <= step < unet_stop,
+        released=progress >= config.model.prior_release,
+        kl_weight=config.loss.kl * config.loss.kl_anneal_factor**remaining,
+    )
+
+
+def learning_rate(optim: OptimConfig, stop_step: int, step: int) -> float:
+    """The learning rate at optimiser step `step`, a pure function: linear warm-up, then constant or a cosine to the end of the window."""
+    done = step - optim.start_step
+    warm = min(1.0, (done + 1) / optim.lr_warmup_steps) if optim.lr_warmup_steps else 1.0
+    if optim.lr_scheduler == "constant":
+        return optim.learning_rate * warm
+    length = max(1, stop_step - optim.start_step - optim.lr_warmup_steps)
+    progress = min(1.0, max(0, done - optim.lr_warmup_steps) / length)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return optim.learning_rate * warm * (optim.lr_end_factor + (1.0 - optim.lr_end_factor) * cosine)

@@ -1,0 +1,46 @@
+"""Stages, weights and learning rates, each against its closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from idiff_hf.config import OptimConfig
+from idiff_hf.stages import learning_rate, phase
+from tests.tiny import tiny_config
+
+
+def test_kl_weight_is_held_then_falls_geometrically_to_its_final_value(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, max_train_steps=1000)
+    config = replace(
+        config,
+        loss=replace(config.loss, kl=1e-4, kl_anneal_factor=9.0, kl_anneal_hold=0.2, kl_anneal_end=0.6),
+        optim_ivae=replace(config.optim_ivae, stop_step=None),
+        optim_unet=replace(config.optim_unet, start_step=0),
+    )
+    weights = [phase(config, step).kl_weight for step in (0, 199, 200, 400, 600, 999)]
+    assert weights == pytest.approx([9e-4, 9e-4, 9e-4, 3e-4, 1e-4, 1e-4])
+
+
+def test_stages_follow_their_windows(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    assert [(phase(config, s).ivae, phase(config, s).unet) for s in (0, 3, 4, 7)] == [
+        (True, False),
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+    assert [phase(config, s).released for s in (0, 1, 2, 3)] == [False, False, True, True]
+
+
+def test_learning_rate_is_a_function_of_the_step() -> None:
+    optim = OptimConfig(
+        start_step=10, learning_rate=1.0, lr_scheduler="cosine", lr_warmup_steps=10, lr_end_factor=0.1
+    )
+    assert learning_rate(optim, 120, 10) == pytest.approx(0.1)
+    assert learning_rate(optim, 120, 19) == pytest.approx(1.0)
+    assert learning_rate(optim, 120, 70) == pytest.approx(0.55)
+    assert learning_rate(optim, 120, 120) == pytest.approx(0.1)
+    assert learning_rate(replace(optim, lr_scheduler="constant"), 120, 119) == 1.0
