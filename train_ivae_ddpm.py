@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idiff_hf.arguments import load_config
-from idiff_hf.baselines import supervision_baseline
+from idiff_hf.baselines import has_known_prior, supervision_baseline
 from idiff_hf.config import Config
 from idiff_hf.dry_run import dry_run
 from idiff_hf.evaluation import evaluate_run
@@ -28,9 +28,8 @@ def training_step(run: TrainingRun, step: int) -> None:
     current = phase(run.config, step)
     accumulation = run.config.train.gradient_accumulation_steps
     for micro in range(accumulation):
-        random = run.random(step, micro)
         # factors are walked in a keyed order, images rendered from them, u ~ p(u | factors)  (Section 2.4)
-        batch = run.batches(run.global_batch_size, random)
+        batch, random = run.batch(step, micro), run.random(step, micro)
         with run.accumulate(micro):
             # z ~ q(z|x); L = L_DDPM + lambda_rec L_rec + lambda_KL KL(q(z|x) || p(z|u))  (Eq. 2)
             terms = run.objective(batch.image, batch.aux, random, current)
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dry_run(config, training_step)
             return 0
         train(config)
-        if config.eval.supervision_baseline and config.aux.name != "none":
+        if config.eval.supervision_baseline and has_known_prior(config):
             train(supervision_baseline(config))
         output_dir = Path(config.train.output_dir)
         if evaluate_run(output_dir):

@@ -16,12 +16,12 @@ from dataclasses import fields
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from .config import Config
+from .config import Config, DataConfig
 
 _GROUPS: dict[str, type[Any]] = get_type_hints(Config)
 _TYPES: dict[str, Any] = {
@@ -91,21 +91,45 @@ def load_config(argv: Sequence[str] | None = None, prog: str | None = None) -> t
     arguments = [argument for argument in arguments if argument != "--print_config"]
     parser = _parser(prog)
     try:
-        for argument in arguments:
-            if argument.startswith("--"):
-                _check_key(argument[2:].partition("=")[0], [*_TYPES, *_OPTIONS])
-        flags = _parse(parser, arguments)
-        values: dict[str, Any] = {}
-        for path in flags.config or ():
-            values |= _read(Path(path))
-        # The files first and then the flags again on top of them: the order on the command line does not matter.
-        config = _build(_parse(parser, arguments, _parse(parser, values)))
+        values, flags = _values(parser, arguments)
+        config = _build(values)
     except ValueError as error:
         _refuse(parser.prog, str(error))
     if print_config:
         sys.stdout.write(config_to_yaml(config))
         raise SystemExit(0)
     return config, flags.dry_run
+
+
+def load_data_config(argv: Sequence[str], prog: str) -> DataConfig:
+    """Builds the `data` group alone from `--config FILE.yaml` and `--data.KEY VALUE` flags, for commands that only look at images.
+
+    Args:
+        argv: The arguments.
+        prog: The program's name in messages.
+
+    Raises:
+        SystemExit: As in `load_config`.
+    """
+    parser = _parser(prog)
+    try:
+        values, _ = _values(parser, list(argv))
+        return cast(DataConfig, _build_group("data", values))
+    except ValueError as error:
+        _refuse(prog, str(error))
+
+
+def _values(parser: ArgumentParser, arguments: list[str]) -> tuple[Namespace, Namespace]:
+    """Every value by its dotted key, and the flags alone."""
+    for argument in arguments:
+        if argument.startswith("--"):
+            _check_key(argument[2:].partition("=")[0], [*_TYPES, *_OPTIONS])
+    flags = _parse(parser, arguments)
+    values: dict[str, Any] = {}
+    for path in flags.config or ():
+        values |= _read(Path(path))
+    # The files first and then the flags again on top of them: the order on the command line does not matter.
+    return _parse(parser, arguments, _parse(parser, values)), flags
 
 
 def config_to_yaml(config: Config) -> str:
@@ -170,22 +194,24 @@ def _parse(
 
 
 def _build(values: Namespace) -> Config:
-    groups = {}
-    for group, cls in _GROUPS.items():
-        arguments = {field.name: values[f"{group}.{field.name}"] for field in fields(cls)}
-        for name, value in arguments.items():
-            # The parser lets null through whatever the type, and infinity as a number.
-            refused = value is None and type(None) not in get_args(_TYPES[f"{group}.{name}"])
-            numbers = value if isinstance(value, tuple) else (value,)
-            if refused or any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                raise ValueError(_mismatch(f"{group}.{name}", "null" if refused else value))
-        try:
-            groups[group] = cls(**arguments)
-        except ValueError as error:
-            # A class that serves two groups does not know for which one it is built.
-            prefix = "" if str(error).startswith(f"{group}.") else f"{group}."
-            raise ValueError(f"{prefix}{error}") from None
-    return Config(**groups)
+    return Config(**{group: _build_group(group, values) for group in _GROUPS})
+
+
+def _build_group(group: str, values: Namespace) -> Any:
+    cls = _GROUPS[group]
+    arguments = {field.name: values[f"{group}.{field.name}"] for field in fields(cls)}
+    for name, value in arguments.items():
+        # The parser lets null through whatever the type, and infinity as a number.
+        refused = value is None and type(None) not in get_args(_TYPES[f"{group}.{name}"])
+        numbers = value if isinstance(value, tuple) else (value,)
+        if refused or any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(_mismatch(f"{group}.{name}", "null" if refused else value))
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        # A class that serves two groups does not know for which one it is built.
+        prefix = "" if str(error).startswith(f"{group}.") else f"{group}."
+        raise ValueError(f"{prefix}{error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -274,9 +300,11 @@ def _describe(hint: Any) -> str:
         return f"one of {', '.join(arguments)}"
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_describe(argument) for argument in arguments)
-    return {int: "a list of integers as in [1,2]", float: "a list of finite numbers as in [1,2]"}[
-        arguments[0]
-    ]
+    return {
+        int: "a list of integers as in [1,2]",
+        float: "a list of finite numbers as in [1,2]",
+        str: "a list of texts as in [a,b]",
+    }[arguments[0]]
 
 
 def _short(value: object) -> str:

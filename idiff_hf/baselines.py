@@ -8,6 +8,11 @@ from pathlib import Path
 from .config import Config, OptimConfig
 
 
+def has_known_prior(config: Config) -> bool:
+    """Whether u states moments of the factors, so that a known prior, and with it the supervision baseline, is there."""
+    return config.aux.name not in ("none", "observed")
+
+
 def supervision_baseline(config: Config) -> Config:
     """The same encoder trained on the KL to the known prior alone, for as many steps: what u gives without a generative model."""
     stop = config.stop_step(config.optim_ivae)

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 from torch import nn
 
-from .config import Config
-from .data import AUXILIARY, DATASETS, TrainingBatches
+from .config import Config, DataConfig
+from .data import (
+    AUXILIARY,
+    RENDERERS,
+    Auxiliary,
+    ImageDataset,
+    ImageStream,
+    NormalFirst,
+    Observed,
+    Rotation,
+    StreamedHeldOut,
+    StreamingBatches,
+    TrainingBatches,
+    open_file,
+    open_hub_grid,
+    open_own,
+)
 from .losses import IVAEDiffusionLoss
 from .models import AdditiveConditioning, IVAEModel
 from .pipelines import IVAEDiffusionPipeline
@@ -17,21 +33,59 @@ from .random import key
 from .schedulers import VPSDEScheduler
 
 
-def build_dataset(config: Config, device: torch.device | str = "cpu") -> Any:
-    """The dataset that renders factors to uint8 images on `device`."""
-    return DATASETS[config.data.name](image_size=config.data.image_size, device=device)
+def open_dataset(
+    data: DataConfig, seed: int = 0, device: torch.device | str = "cpu", num_held_out: int = 1000
+) -> ImageDataset:
+    """The dataset that gives images on `device`.
+
+    Args:
+        data: Which one.
+        seed: Of what a dataset draws for itself: the rotation of `rotation`, the held-out images of a stream.
+        device: Where images are put.
+        num_held_out: Of a stream, the held-out images that are kept; the rest is seen in training only.
+
+    Raises:
+        ValueError: One line, where files are missing or are not what they should be.
+    """
+    if data.name == "rotation":
+        return Rotation(data.rotation_dim, seed, device=device)
+    if data.streaming:
+        return StreamedHeldOut(ImageStream(data, seed), num_held_out, device)
+    if data.name == "own":
+        return open_own(data, device)
+    if data.source == "rendered":
+        return RENDERERS[data.name](image_size=data.image_size, device=device)
+    assert data.path is not None
+    cache = None if data.cache_dir is None else Path(data.cache_dir)
+    if data.source == "file":
+        return open_file(data.name, Path(data.path), data.image_size, cache, device)
+    return open_hub_grid(data.name, data.path, data.split, data.image_column, data.image_size, cache, device)
 
 
-def build_auxiliary(config: Config, num_factors: int) -> Any:
-    """u given z."""
-    options = {"num_bins": config.aux.num_bins} if config.aux.name == "uniform_posterior" else {}
-    return AUXILIARY[config.aux.name](num_factors, **options)
+def build_dataset(config: Config, device: torch.device | str = "cpu") -> ImageDataset:
+    """The dataset of an experiment, see `open_dataset`."""
+    return open_dataset(config.data, config.train.seed, device, config.eval.num_samples)
 
 
-def build_batches(config: Config, dataset: Any) -> TrainingBatches:
-    """Training batches over the combinations that are not held out."""
-    train, _ = dataset.factor_space.split(config.data.held_out, config.train.seed)
-    auxiliary = build_auxiliary(config, len(dataset.factor_space.sizes))
+def build_auxiliary(config: Config, dataset: ImageDataset) -> Auxiliary | NormalFirst | Observed:
+    """u: drawn given z, drawn before z, or observed beside the images of `dataset`."""
+    aux, num_factors = config.aux, len(dataset.factor_names)
+    if dataset.observed is not None:
+        return dataset.observed
+    if aux.name == "normal":
+        return NormalFirst(num_factors, modulate_mean=aux.modulate_mean)
+    options = {"uniform_posterior": {"num_bins": aux.num_bins}, "interval": {"num_cuts": aux.num_cuts}}
+    return AUXILIARY[aux.name](num_factors, **options.get(aux.name, {}))
+
+
+def build_batches(
+    config: Config, dataset: ImageDataset, rank: int = 0, world_size: int = 1
+) -> TrainingBatches | StreamingBatches:
+    """Training batches over the rows that are not held out; of a stream, the share of process `rank` out of `world_size`."""
+    if isinstance(dataset, StreamedHeldOut):
+        return StreamingBatches(dataset.stream, rank, world_size)
+    train, _ = dataset.split(config.data.held_out, config.train.seed)
+    auxiliary = build_auxiliary(config, dataset)
     return TrainingBatches(
         dataset, auxiliary, train, config.train.seed, config.aux.label_to_z, config.aux.jitter
     )
@@ -77,24 +131,27 @@ def build_unet(config: Config, in_channels: int) -> UNet2DModel:
     )
 
 
-def build_objective(config: Config, dataset: Any) -> IVAEDiffusionLoss:
+def build_objective(config: Config, dataset: ImageDataset) -> IVAEDiffusionLoss:
     """Every trainable part, initialised by `train.seed`, in one module."""
-    space = dataset.factor_space
-    auxiliary = build_auxiliary(config, len(space.sizes))
+    auxiliary = build_auxiliary(config, dataset)
+    observed = dataset.observed
     torch.manual_seed(key(config.train.seed, "init"))
     ivae = IVAEModel(
-        image_size=config.data.image_size,
+        image_size=dataset.image_size,
         in_channels=dataset.channels,
         backbone=config.model.backbone,
         channels=config.model.channels,
         hidden_dim=config.model.hidden_dim,
         norm=config.model.norm,
         latent_dim=config.model.latent_dim,
-        num_factors=len(space.sizes),
+        num_factors=auxiliary.num_factors,
         prior_type=config.model.prior_type,
+        prior_family=config.model.prior_family,
         aux_moments=auxiliary.moments,
+        aux_dim=auxiliary.size if auxiliary.moments == "observed" else None,
+        aux_columns=None if observed is None else observed.statistics,
         prior_hidden_dim=config.model.prior_hidden_dim,
-        factor_names=space.names,
+        factor_names=dataset.factor_names if observed is None else observed.names,
     )
     unet: UNet2DModel | None = None
     conditioning: AdditiveConditioning | None = None

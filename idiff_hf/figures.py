@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 _GAP = 2
 _PAD = 6
@@ -26,14 +27,14 @@ def image_grid(
     """Write rows of images as one picture, each row labelled on its left.
 
     Args:
-        rows: Arrays of one shape `(n, H, W, 3)`, uint8.
+        rows: Arrays of one shape `(n, H, W, C)`, uint8, C 1 (grey) or 3.
         row_labels: One text for each row.
         path: The PNG file; its folder is made.
         scale: Each pixel becomes a square of this side.
         column_labels: One text for each of the n columns, written above them.
 
     Raises:
-        ValueError: No rows, rows that are not uint8 `(n, H, W, 3)` or differ in shape, or a wrong number
+        ValueError: No rows, rows that are not uint8 `(n, H, W, C)` or differ in shape, or a wrong number
             of labels.
     """
     if not rows or len({row.shape for row in rows}) != 1:
@@ -41,8 +42,8 @@ def image_grid(
             f"rows must be one or more arrays of one shape, got shapes {[row.shape for row in rows]}"
         )
     shape = rows[0].shape
-    if len(shape) != 4 or shape[3] != 3 or 0 in shape or any(row.dtype != np.uint8 for row in rows):
-        raise ValueError(f"rows must be uint8 (n, H, W, 3), got {rows[0].dtype} {shape}")
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape or any(row.dtype != np.uint8 for row in rows):
+        raise ValueError(f"rows must be uint8 (n, H, W, 1 or 3), got {rows[0].dtype} {shape}")
     if len(row_labels) != len(rows):
         raise ValueError(f"row_labels must be {len(rows)}, one for each row, got {len(row_labels)}")
     columns, height, width = shape[0], shape[1] * scale, shape[2] * scale
@@ -63,7 +64,9 @@ def image_grid(
         y = top + i * (height + _GAP)
         draw.text((left - _PAD, y + height // 2), label, fill="black", font=font, anchor="rm")
         for j, image in enumerate(row):
-            tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            tile = Image.fromarray(image[..., 0] if shape[3] == 1 else image).resize(
+                (width, height), Image.Resampling.NEAREST
+            )
             picture.paste(tile, (left + j * (width + _GAP), y))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, format="PNG")
@@ -75,7 +78,7 @@ def reconstruction_figure(
     """Write the input above what the iVAE decoder and the diffusion model make of its latents (Figure 7).
 
     Args:
-        originals: The images that were encoded, `(n, H, W, 3)` uint8.
+        originals: The images that were encoded, `(n, H, W, C)` uint8.
         ivae: Images of the iVAE decoder, of the same shape.
         ddpm: Images of the diffusion model for each guidance gamma (Eq. 10), of the same shape;
             empty if there is no U-Net.
@@ -96,7 +99,7 @@ def traversal_figure(images: np.ndarray, values: Sequence[float], labels: Sequen
     """Write one row for each latent, which alone moves along it (Figures 10 and 11).
 
     Args:
-        images: `(D, S, H, W, 3)` uint8: latent d set to `values[s]`.
+        images: `(D, S, H, W, C)` uint8: latent d set to `values[s]`.
         values: The S values of the moving latent.
         labels: The D names of the latents.
         path: The PNG file.
@@ -105,7 +108,7 @@ def traversal_figure(images: np.ndarray, values: Sequence[float], labels: Sequen
         ValueError: Images of another shape, or as in `image_grid`.
     """
     if images.ndim != 5:
-        raise ValueError(f"images must be (D, S, H, W, 3), got {images.shape}")
+        raise ValueError(f"images must be (D, S, H, W, C), got {images.shape}")
     image_grid(list(images), labels, path, column_labels=[f"{value:g}" for value in values])
 
 
@@ -144,6 +147,11 @@ def latent_histograms(codes: np.ndarray, labels: Sequence[str], path: Path) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without its version in the file, the bytes depend on the picture alone.
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """Images `(n, C, H, W)` on any device as an array `(n, H, W, C)`."""
+    return images.movedim(1, -1).cpu().numpy()
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

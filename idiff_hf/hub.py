@@ -24,7 +24,8 @@ _METRICS: dict[str, Any] = {
     "modularity_active_dims": float,
     "matched_latent": _FACTORS,
 }
-_GENERATED: dict[str, Any] = {"mse": float, "readback": _FACTORS}
+_GENERATED: dict[str, Any] = {"mse": float}
+_READ_BACK: dict[str, Any] = {"readback": _FACTORS}
 _REQUIRED: dict[str, Any] = {
     "config": {
         "model": {"backbone": str, "latent_dim": int, "prior_type": str},
@@ -40,14 +41,7 @@ _REQUIRED: dict[str, Any] = {
     },
     "supervision": {"aux": str, "label_to_z": str, "statement": str},
     "estimator": {},
-    "model": {"metrics": _METRICS, "num_parameters": {"ivae": int}},
-    "generation": {
-        "num_images": int,
-        "num_inference_steps": int,
-        "rendered": {"readback": _FACTORS},
-        "ivae": _GENERATED,
-        "ddpm": {},
-    },
+    "model": {"num_parameters": {"ivae": int}},
     "training": {
         "seed": int,
         "steps": int,
@@ -60,9 +54,24 @@ _REQUIRED: dict[str, Any] = {
     "versions": {},
     "command": str,
 }
+_GENERATION = {
+    "num_images": int,
+    "num_inference_steps": int,
+    "rendered": None,
+    "ivae": _GENERATED,
+    "ddpm": {},
+}
 _DDPM = {**_GENERATED, "mse_ratio": float}
 _BASELINE = {"metrics": _METRICS, "steps": int}
 _REAL_IMAGES = {"num_images": int, "exact": _FACTORS, "within_one": _FACTORS}
+
+_LICENCES = {
+    "shapes3d": "Apache-2.0",
+    "dsprites": "Apache-2.0",
+    "mpi3d": "CC-BY-4.0",
+    "rotation": "Apache-2.0",
+}
+"""Of the datasets, by a part of their names."""
 
 _HEADLINE = {
     "mig": "MIG",
@@ -102,9 +111,10 @@ def build_card(results: Mapping[str, Any]) -> str:
     """The card as Markdown with a YAML head, whose `model-index` holds the figures as numbers.
 
     Args:
-        results: The content of `results.json`, schema 1. `supervision_baseline` may be null,
-            `generation.ddpm` empty (no U-Net), and `real_images` (what `evaluation.read_real_images` returns)
-            absent: the card says what was not measured.
+        results: The content of `results.json`, schema 1. `model.metrics` may be null (no factor is known),
+            `generation` null (vectors), `generation.rendered` null (no grid of factors to read images back in),
+            `supervision_baseline` null, `generation.ddpm` empty (no U-Net), and `real_images` (what
+            `readback.read_real_images` returns) absent: the card says what was not measured.
 
     Raises:
         ValueError: Another schema, a missing field, or a value of the wrong type; the message names it.
@@ -112,15 +122,16 @@ def build_card(results: Mapping[str, Any]) -> str:
     _check_results(results)
     data, model, generation, training = (results[key] for key in ("data", "model", "generation", "training"))
     baseline, real = results["supervision_baseline"], results.get("real_images")
-    ddpm = {float(gamma): block for gamma, block in generation["ddpm"].items()}
+    ddpm = {float(gamma): block for gamma, block in generation["ddpm"].items()} if generation else {}
     gammas = sorted(ddpm)
     aux = results["supervision"]["aux"]
     kind = ("VAE" if aux == "none" else "iVAE") + ("+DDPM" if ddpm else "")
-    size = f"{data['image_size']}x{data['image_size']}"
-    name = f"{kind}, {data['name']} {size}, u = {aux}, seed {training['seed']}"
+    size = f" {data['image_size']}x{data['image_size']}" if generation else ""
+    name = f"{kind}, {data['name']}{size}, u = {aux}, seed {training['seed']}"
+    licence = next((text for part, text in _LICENCES.items() if part in data["name"]), None)
     card_data = ModelCardData(
         library_name="diffusers",
-        license="apache-2.0",
+        license=licence.lower() if licence else None,
         pipeline_tag="image-to-image",
         tags=[
             "idiff_hf",
@@ -138,6 +149,7 @@ def build_card(results: Mapping[str, Any]) -> str:
         **results,
         name=name,
         kind=kind,
+        licence=licence,
         guidances=" and ".join(f"{gamma:g}" for gamma in gammas),
         parameters={part: count for part, count in model["num_parameters"].items() if count},
         losses={
@@ -147,9 +159,11 @@ def build_card(results: Mapping[str, Any]) -> str:
         speed=f"{training['images_per_second']:.0f}",
         memory=f"{results['hardware']['memory_gib']:g}",
         held_out=f"{100 * data['held_out_fraction']:g} %",
-        metrics_table=_metrics_table(model["metrics"], baseline["metrics"] if baseline else None),
-        factors_table=_factors_table(results, ddpm, gammas),
-        errors_table=_errors_table(generation["ivae"], ddpm, gammas),
+        metrics_table=_metrics_table(model["metrics"], baseline["metrics"] if baseline else None)
+        if model["metrics"]
+        else None,
+        factors_table=_factors_table(results, ddpm, gammas) if model["metrics"] else None,
+        errors_table=_errors_table(generation["ivae"], ddpm, gammas) if generation else None,
         real_table=_real_table(real) if real else None,
         config_json=json.dumps(results["config"], indent=2),
     )
@@ -158,12 +172,15 @@ def build_card(results: Mapping[str, Any]) -> str:
 
 def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, Any]]) -> list[EvalResult]:
     data, metrics = results["data"], results["model"]["metrics"]
+    size = f"{data['image_size']}x{data['image_size']}"
 
     def entry(kind: str, value: float, name: str, arguments: dict[str, Any] | None = None) -> EvalResult:
         return EvalResult(
             task_type="image-to-image",
             dataset_type=data["name"],
-            dataset_name=f"{data['name']}, {data['source']}, {data['image_size']}x{data['image_size']}",
+            dataset_name=", ".join(
+                [data["name"], data["source"], *([size] if results["generation"] else [])]
+            ),
             dataset_split="held-out",
             metric_type=kind,
             metric_value=value,
@@ -171,8 +188,9 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
             metric_args=arguments,
         )
 
-    entries = [entry(kind, metrics[kind], name) for kind, name in _HEADLINE.items()]
-    entries.append(entry("mse", results["generation"]["ivae"]["mse"], "Squared error, iVAE decoder"))
+    entries = [entry(kind, metrics[kind], name) for kind, name in _HEADLINE.items()] if metrics else []
+    if results["generation"]:
+        entries.append(entry("mse", results["generation"]["ivae"]["mse"], "Squared error, iVAE decoder"))
     for gamma, block in sorted(ddpm.items()):
         entries.append(
             entry("mse", block["mse"], f"Squared error, DDPM, guidance {gamma:g}", {"guidance_scale": gamma})
@@ -216,12 +234,13 @@ def _factors_table(
     }
     if baseline:
         columns["MIG, u alone"] = {k: _score(v) for k, v in baseline["metrics"]["mig_per_factor"].items()}
-    read = {"rendered": generation["rendered"], "iVAE": generation["ivae"]}
-    read |= {f"DDPM, guidance {gamma:g}": ddpm[gamma] for gamma in gammas}
-    columns |= {
-        f"read back, {name}": {k: _score(v) for k, v in block["readback"].items()}
-        for name, block in read.items()
-    }
+    if generation and generation["rendered"]:
+        read = {"rendered": generation["rendered"], "iVAE": generation["ivae"]}
+        read |= {f"DDPM, guidance {gamma:g}": ddpm[gamma] for gamma in gammas}
+        columns |= {
+            f"read back, {name}": {k: _score(v) for k, v in block["readback"].items()}
+            for name, block in read.items()
+        }
     return _table(
         ("factor", *columns),
         [(k, *(column[k] for column in columns.values())) for k in metrics["mig_per_factor"]],
@@ -248,13 +267,28 @@ def _check_results(results: Mapping[str, Any]) -> None:
         raise ValueError(
             f"results: schema must be {SCHEMA}, got {results.get('schema')!r}: evaluate the run again"
         )
-    _check(results, {"model": {"metrics": {"mig_per_factor": {}}}, "supervision_baseline": None}, "", ())
-    factors = tuple(results["model"]["metrics"]["mig_per_factor"])
+    _check(results, {"model": {"metrics": None}, "generation": None, "supervision_baseline": None}, "", ())
+    metrics, generation = results["model"]["metrics"], results["generation"]
+    factors: tuple[str, ...] = ()
+    if metrics is not None:
+        _check(metrics, {"mig_per_factor": {}}, "model.metrics", ())
+        factors = tuple(metrics["mig_per_factor"])
+        _check(metrics, _METRICS, "model.metrics", factors)
     _check(results, _REQUIRED, "", factors)
-    for gamma, block in results["generation"]["ddpm"].items():
-        _check(block, _DDPM, f"generation.ddpm.{gamma}", factors)
-    if results["generation"]["ddpm"]:
-        _check(results["generation"], {"solver": str}, "generation", factors)
+    if generation is not None:
+        _check(generation, _GENERATION, "generation", factors)
+        blocks = {f"ddpm.{gamma}": block for gamma, block in generation["ddpm"].items()}
+        for name, block in blocks.items():
+            _check(block, _DDPM, f"generation.{name}", factors)
+        if blocks:
+            _check(generation, {"solver": str}, "generation", factors)
+        if generation["rendered"] is not None:
+            for name, block in {
+                **blocks,
+                "ivae": generation["ivae"],
+                "rendered": generation["rendered"],
+            }.items():
+                _check(block, _READ_BACK, f"generation.{name}", factors)
     for name, required in (("supervision_baseline", _BASELINE), ("real_images", _REAL_IMAGES)):
         if results.get(name) is not None:
             _check(results[name], required, name, factors)

@@ -31,7 +31,8 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import Config, OptimConfig
-from .figures import image_grid, to_uint8
+from .data import Batch, Prefetcher
+from .figures import channels_last, image_grid, to_uint8
 from .folders import RunLock, clean_leftovers, commit_folder
 from .losses import IVAEDiffusionLoss
 from .provenance import command, hardware, versions, write_text
@@ -73,7 +74,13 @@ class TrainingRun:
         self.lock = RunLock(self.output_dir)
         self._open_folder()
         self.dataset = build_dataset(config, self.accelerator.device)
-        self.batches = build_batches(config, self.dataset)
+        self.batches = build_batches(config, self.dataset, self.accelerator.process_index, world)
+        self.prefetcher = Prefetcher(
+            lambda step, micro: self.batches(self.global_batch_size, self.random(step, micro)),
+            config.train.max_train_steps,
+            config.train.gradient_accumulation_steps,
+            config.data.num_workers,
+        )
         module = build_objective(config, self.dataset)
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.objective: Any = self.accelerator.prepare(module)
@@ -211,12 +218,17 @@ class TrainingRun:
             yield step
             self.bar.update()
         self.bar.close()
+        self.prefetcher.close()
 
     def random(self, step: int, micro: int) -> BatchRandom:
         """Keyed draws for this process's rows of micro-batch `micro` of step `step`."""
         size = self.config.train.train_batch_size
         first_row = (micro * self.accelerator.num_processes + self.accelerator.process_index) * size
         return BatchRandom(self.config.train.seed, step, first_row, size, self.accelerator.device)
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """This process's rows of micro-batch `micro` of step `step`, prepared while the step before was trained."""
+        return self.prefetcher(step, micro)
 
     def accumulate(self, micro: int) -> AbstractContextManager[Any]:
         """Gradients are exchanged between processes at the last micro-batch only."""
@@ -268,7 +280,8 @@ class TrainingRun:
                 lines.write(json.dumps({"step": done, **last_log}) + "\n")
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in last_log.items()})
             if self.config.train.report_to != "none":
-                self.accelerator.log(last_log, step=done)
+                waited = self.prefetcher.waited / (time.perf_counter() - self._started)
+                self.accelerator.log({**last_log, "data_wait_fraction": waited}, step=done)
 
     # What is written
 
@@ -279,7 +292,7 @@ class TrainingRun:
         grid = done % train.validation_steps == 0 and not last
         due = done % train.checkpointing_steps == 0 or last
         if self.accelerator.is_main_process:
-            if grid:
+            if grid and self.dataset.image_size > 1:  # vectors cannot be looked at
                 self._sample_grid(done)
             if due:
                 self.checkpoint(done)
@@ -337,13 +350,13 @@ class TrainingRun:
 
     def _sample_grid(self, done: int) -> None:
         """Held-out images, their reconstruction and, where the U-Net has begun, what it draws, as a PNG."""
-        _, held_out = self.dataset.factor_space.split(self.config.data.held_out, self.config.train.seed)
+        _, held_out = self.dataset.split(self.config.data.held_out, self.config.train.seed)
         picked = held_out[torch.linspace(0, len(held_out) - 1, 8).long()]
-        originals = self.dataset.render(self.dataset.factor_space.factors(picked).to(self.accelerator.device))
+        originals = self.dataset.images(picked)
         with self.averaged() as module:
             pipeline = build_pipeline(self.config, module)
             pipeline.set_progress_bar_config(disable=True)
-            rows = [originals.movedim(1, -1).cpu().numpy(), to_uint8(pipeline.reconstruct(originals, "np"))]
+            rows = [channels_last(originals), to_uint8(pipeline.reconstruct(originals, "np"))]
             labels = ["input", "iVAE"]
             if self.config.model.diffusion and done > self.config.optim_unet.start_step:
                 generators = [torch.Generator(self.accelerator.device).manual_seed(i) for i in range(8)]
@@ -364,6 +377,9 @@ class TrainingRun:
                 "seconds": round(self.elapsed(), 1),
                 "images_per_second": round(
                     self.config.train.max_train_steps * self.global_batch_size / self.elapsed(), 1
+                ),
+                "data_wait_fraction": round(
+                    self.prefetcher.waited / (time.perf_counter() - self._started), 5
                 ),
                 "num_processes": self.accelerator.num_processes,
                 "global_batch_size": self.global_batch_size,

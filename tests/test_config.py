@@ -55,6 +55,59 @@ def test_every_field_is_documented() -> None:
         (DataConfig, {"image_size": 33}, "data.image_size must be even and from 16 to 128, got 33"),
         (DataConfig, {"held_out": 0.0}, "data.held_out must lie in (0, 1), got 0.0"),
         (
+            DataConfig,
+            {"name": "mpi3d_toy"},
+            "data.source=rendered is not there for data.name=mpi3d_toy: give file",
+        ),
+        (
+            DataConfig,
+            {"name": "color_dsprites", "source": "hub", "path": "x"},
+            "data.source=hub is not there for data.name=color_dsprites: give rendered",
+        ),
+        (
+            DataConfig,
+            {"name": "dsprites", "source": "file"},
+            "data.path must name what data.name=dsprites with data.source=file reads",
+        ),
+        (
+            DataConfig,
+            {"path": "x"},
+            "data.path=x has no effect: data.name=shapes3d with data.source=rendered reads nothing",
+        ),
+        (
+            DataConfig,
+            {"factor_columns": ("a",), "resize": True},
+            "data.factor_columns, data.resize needs data.name=own, got data.name=shapes3d",
+        ),
+        (
+            DataConfig,
+            {"name": "own", "path": "x", "aux_columns": ("a",), "categorical_columns": ("b",)},
+            "data.categorical_columns must be among data.aux_columns=('a',), got b",
+        ),
+        (DataConfig, {"rotation_dim": 1}, "data.rotation_dim must be 2 or more, got 1"),
+        (DataConfig, {"num_workers": -1}, "data.num_workers must be 0 or more, got -1"),
+        (
+            DataConfig,
+            {"name": "own", "path": "x", "streaming": True, "num_workers": 2},
+            "data.streaming=true is read by one thread: data.num_workers must be 0 or 1, got 2",
+        ),
+        (AuxConfig, {"num_cuts": 0}, "aux.num_cuts must be 1 or more, got 0"),
+        (
+            AuxConfig,
+            {"num_cuts": 2, "name": "none"},
+            "aux.num_cuts=2 needs aux.name=interval, got aux.name=none",
+        ),
+        (
+            AuxConfig,
+            {"modulate_mean": True},
+            "aux.modulate_mean=true needs aux.name=normal, got aux.name=interval",
+        ),
+        (
+            AuxConfig,
+            {"name": "normal", "label_to_z": "centers"},
+            "aux.name=normal quantises z to aux.label_to_z=endpoints, got centers",
+        ),
+        (
             AuxConfig,
             {"num_bins": 100},
             "aux.num_bins=100 needs aux.name=uniform_posterior, got aux.name=interval",
@@ -124,4 +177,49 @@ def test_a_step_in_which_no_part_learns_is_refused(
             optim_ivae=OptimConfig(start_step=ivae[0], stop_step=ivae[1]),
             optim_unet=OptimConfig(start_step=unet[0], stop_step=unet[1]),
         )
+    assert str(caught.value).startswith(message)
+
+
+OWN = {"name": "own", "path": "pictures"}
+
+
+@pytest.mark.parametrize(
+    ("data", "aux", "model", "message"),
+    [
+        ({"name": "rotation"}, {}, {}, "model.backbone=cnn does not go with data.name=rotation"),
+        ({}, {}, {"backbone": "mlp"}, "model.backbone=mlp does not go with data.name=shapes3d"),
+        (
+            {"name": "rotation"},
+            {},
+            {"backbone": "mlp"},
+            "model.diffusion must be false for data.name=rotation: vectors have no U-Net",
+        ),
+        (OWN, {}, {}, "aux.name=interval is drawn from the factors: give data.factor_columns, or use"),
+        (OWN, {"name": "observed"}, {}, "aux.name=observed needs data.aux_columns"),
+        (OWN, {"name": "bounds"}, {}, "aux.name=bounds needs data.bound_columns"),
+        (
+            {**OWN, "aux_columns": ("age",)},
+            {"name": "none"},
+            {"prior_type": "standard"},
+            "data.aux_columns needs aux.name=observed, got aux.name=none",
+        ),
+        (
+            {**OWN, "factor_columns": ("age",)},
+            {"name": "normal"},
+            {},
+            "aux.name=normal draws factors first and then their image",
+        ),
+        (
+            {**OWN, "aux_columns": ("age",)},
+            {"name": "observed"},
+            {"prior_type": "known"},
+            "model.prior_type=known needs a u that states moments of the factors, which aux.name=observed does not",
+        ),
+    ],
+)
+def test_data_u_and_model_have_to_agree(
+    data: dict[str, Any], aux: dict[str, Any], model: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        Config(data=DataConfig(**data), aux=AuxConfig(**aux), model=ModelConfig(**model))
     assert str(caught.value).startswith(message)

@@ -110,13 +110,15 @@ def test_refusals_are_one_clear_line(tmp_path: Path) -> None:
         image_grid([], [], path)
     with pytest.raises(ValueError, match=r"one shape, got shapes \[\(2, 8, 8, 3\), \(1, 8, 8, 3\)\]$"):
         image_grid([images, images[:1]], ["a", "b"], path)
-    with pytest.raises(ValueError, match=r"^rows must be uint8 \(n, H, W, 3\), got float64 \(2, 8, 8, 3\)$"):
+    with pytest.raises(
+        ValueError, match=r"^rows must be uint8 \(n, H, W, 1 or 3\), got float64 \(2, 8, 8, 3\)$"
+    ):
         image_grid([images / 255], ["a"], path)
     with pytest.raises(ValueError, match=r"^row_labels must be 1, one for each row, got 2$"):
         image_grid([images], ["a", "b"], path)
     with pytest.raises(ValueError, match=r"^column_labels must be 2, one for each column, got 1$"):
         image_grid([images], ["a"], path, column_labels=["x"])
-    with pytest.raises(ValueError, match=r"^images must be \(D, S, H, W, 3\), got \(2, 8, 8, 3\)$"):
+    with pytest.raises(ValueError, match=r"^images must be \(D, S, H, W, C\), got \(2, 8, 8, 3\)$"):
         traversal_figure(images, [0.0, 1.0], ["z0"], path)
     with pytest.raises(ValueError, match=r"^codes must be finite \(N, D\), got shape \(2, 1\), 50% finite$"):
         latent_histograms(np.array([[0.0], [np.nan]]), ["z0"], path)

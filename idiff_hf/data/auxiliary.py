@@ -4,81 +4,42 @@ Everything here is a pure function: randomness comes in as uniform numbers that 
 [-0.5, 0.5]. u is standardised so that a factor uniform on [-0.5, 0.5] has unit variance: means are multiplied
 by sqrt(12), variances by 12.
 
-A class of auxiliary variable has the members of `Auxiliary`; add it to `AUXILIARY` at the end.
+A variable drawn given z has the members of `Auxiliary`; add it to `AUXILIARY` at the end.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from .factors import check_labels
+from .factors import check_uniform
 
-Moments = Literal["mean_variance", "variance", "none"]
-
-
-def label_to_z(factors: Tensor, sizes: Sequence[int], mode: str, jitter: Tensor | None = None) -> Tensor:
-    """Values of factors on a line, from their labels.
-
-    Args:
-        factors: integer labels `(B, K)`, `0 <= factors[:, k] < sizes[k]`.
-        sizes: K numbers of values.
-        mode: `"endpoints"`, label k of n has z = k/(n-1) - 0.5 (the extreme labels lie on the ends of
-            [-0.5, 0.5], where `UniformPosterior` has a single value of u, which gives them away);
-            `"centers"`, z = (k+0.5)/n - 0.5.
-        jitter: uniform numbers `(B, K)` in [0, 1), only with `"centers"`: z = (k+jitter)/n - 0.5, which is
-            exactly uniform on [-0.5, 0.5] when the labels are uniform.
-
-    Returns:
-        `(B, K)` float32 in [-0.5, 0.5].
-
-    Raises:
-        ValueError: unknown mode, jitter with `"endpoints"`, a size below 2 with `"endpoints"`, or bad labels.
-    """
-    check_labels(factors, [str(k) for k in range(len(sizes))], sizes)
-    count = torch.tensor(sizes, dtype=torch.float32, device=factors.device)
-    if mode == "endpoints":
-        if jitter is not None:
-            raise ValueError("jitter was given with mode 'endpoints'; use mode 'centers' or leave jitter out")
-        if min(sizes) < 2:
-            raise ValueError(f"sizes are {tuple(sizes)}; mode 'endpoints' needs at least two values a factor")
-        return factors / (count - 1) - 0.5
-    if mode == "centers":
-        if jitter is None:
-            return (factors + 0.5) / count - 0.5
-        _check_uniform(factors, jitter, len(sizes))
-        return (factors + jitter) / count - 0.5
-    raise ValueError(f"mode is {mode!r}; give 'endpoints' or 'centers'")
-
-
-def _check_uniform(z: Tensor, uniform: Tensor, num_factors: int) -> None:
-    if z.ndim != 2 or z.shape[1] != num_factors or uniform.shape != z.shape:
-        raise ValueError(
-            f"values have shape {tuple(z.shape)} and uniform numbers {tuple(uniform.shape)}; "
-            f"both must be (B, {num_factors})"
-        )
+Moments = Literal["mean_variance", "variance", "none", "observed"]
 
 
 class Auxiliary(Protocol):
-    """What the classes below share.
+    """What the variables that are drawn given z share.
 
     Attributes:
         num_factors: K.
         size: A, width of u.
         moments: how a known prior reads u: `"mean_variance"`, K standardised means then K standardised
-            variances; `"variance"`, K standardised variances, the means being 0; `"none"`, u says nothing.
+            variances; `"variance"`, K standardised variances, the means being 0; `"none"`, u says nothing;
+            `"observed"`, u is what it is and states no moments.
+        draws: shape of the uniform numbers that one row of u is made of.
     """
 
     num_factors: int
     size: int
     moments: Moments
+    draws: tuple[int, ...]
 
     def sample(self, z: Tensor, uniform: Tensor) -> Tensor:
-        """Draw u given z `(B, K)` by means of uniform numbers `(B, K)` in [0, 1); returns `(B, A)`."""
+        """Draw u given z `(B, K)` by means of uniform numbers `(B, *draws)` in [0, 1); returns `(B, A)`."""
         ...
 
 
@@ -114,6 +75,7 @@ class UniformPosterior:
             raise ValueError(f"num_bins is {num_bins}; give a number of bins, or 0 for the exact law")
         self.num_factors = num_factors
         self.size = num_factors
+        self.draws: tuple[int, ...] = (num_factors,)
         self.eps = eps
         self.num_bins = num_bins
 
@@ -130,7 +92,7 @@ class UniformPosterior:
         Raises:
             ValueError: wrong shape.
         """
-        _check_uniform(z, uniform, self.num_factors)
+        check_uniform(z, uniform, self.num_factors, self.draws)
         low = (4 * z * z).clamp(12 * self.eps, 1)  # of 12 sigma^2, whose upper end is 1
         if self.num_bins == 0:
             return (low.sqrt() + uniform * (1 - low.sqrt())) ** 2
@@ -142,24 +104,38 @@ class UniformPosterior:
 
 
 class Interval:
-    """A random cut of [-0.5, 0.5], and mean and variance of the side that holds z.
+    """Random cuts of [-0.5, 0.5], and mean and variance of the piece that holds z.
 
-    For z uniform on [-0.5, 0.5], z given u is exactly uniform on that side. Both moments vary, so u informs
-    the sign of z as well, with half a nat a factor. u = (sqrt(12) mean, 12 variance = length^2).
+    For z uniform on [-0.5, 0.5], z given u is exactly uniform on that piece. Both moments vary, so u informs
+    the sign of z as well; with one cut it tells half a nat a factor. u = (sqrt(12) mean, 12 variance = length^2).
     """
 
     moments: Moments = "mean_variance"
 
-    def __init__(self, num_factors: int) -> None:
+    def __init__(self, num_factors: int, num_cuts: int = 1) -> None:
+        """Set up the cuts.
+
+        Args:
+            num_factors: K.
+            num_cuts: cuts of each factor's range, at least 1; m of them leave an interval of mean length
+                2 / (m + 2) around z.
+
+        Raises:
+            ValueError: fewer than one cut.
+        """
+        if num_cuts < 1:
+            raise ValueError(f"num_cuts is {num_cuts}; give at least 1, or use NoAuxiliary")
         self.num_factors = num_factors
         self.size = 2 * num_factors
+        self.draws: tuple[int, ...] = (num_factors,) if num_cuts == 1 else (num_factors, num_cuts)
 
     def sample(self, z: Tensor, uniform: Tensor) -> Tensor:
         """Draw the moments of the interval that holds z.
 
         Args:
             z: factor values `(B, K)` in [-0.5, 0.5].
-            uniform: numbers `(B, K)` in [0, 1); the cut is at `uniform - 0.5`.
+            uniform: numbers `(B, K)`, or with several cuts `(B, K, num_cuts)`, in [0, 1); the cuts are at
+                `uniform - 0.5`.
 
         Returns:
             `(B, 2K)`: K standardised means in (-sqrt(3), sqrt(3)), then K standardised variances in (0, 1].
@@ -167,12 +143,13 @@ class Interval:
         Raises:
             ValueError: wrong shape.
         """
-        _check_uniform(z, uniform, self.num_factors)
+        check_uniform(z, uniform, self.num_factors, self.draws)
+        cuts = uniform.reshape(*z.shape, -1)
         # A cut exactly at z gives the right side: uniform never reaches 1, so that side always has a length.
-        right = z + 0.5 >= uniform
-        middle = torch.where(right, uniform, uniform - 1) / 2
-        length = torch.where(right, 1 - uniform, uniform)
-        return torch.cat([math.sqrt(12) * middle, length**2], dim=1)
+        left = z[..., None] + 0.5 >= cuts
+        low = torch.where(left, cuts, 0.0).amax(dim=-1)
+        high = torch.where(left, 1.0, cuts).amin(dim=-1)
+        return torch.cat([math.sqrt(12) * (low - (1 - high)) / 2, (high - low) ** 2], dim=1)
 
 
 class NoAuxiliary:
@@ -183,6 +160,7 @@ class NoAuxiliary:
     def __init__(self, num_factors: int) -> None:
         self.num_factors = num_factors
         self.size = 0
+        self.draws: tuple[int, ...] = (num_factors,)
 
     def sample(self, z: Tensor, uniform: Tensor) -> Tensor:
         """Return u of width 0.
@@ -197,8 +175,81 @@ class NoAuxiliary:
         Raises:
             ValueError: wrong shape.
         """
-        _check_uniform(z, uniform, self.num_factors)
+        check_uniform(z, uniform, self.num_factors, self.draws)
         return z.new_zeros(len(z), 0)
+
+
+class NormalFirst:
+    """The paper's first stage, kept for Table 5 (`normal`): u is drawn first, then z ~ N(mean, variance).
+
+    The variance is uniform on [eps, 1/12]; the mean is 0, or with `modulate_mean` uniform on [-0.5, 0.5] (the
+    paper leaves its law open). z is clipped to [-0.5, 0.5], which piles up what lies outside on both ends, and
+    then quantised to the nearest label: middle labels come far too often, where the dataset's are uniform.
+    """
+
+    def __init__(self, num_factors: int, eps: float = 0.01, modulate_mean: bool = False) -> None:
+        """Set up the law of u.
+
+        Args:
+            num_factors: K.
+            eps: least variance, in (0, 1/12].
+            modulate_mean: draw the mean too, and state it in u.
+
+        Raises:
+            ValueError: eps out of range.
+        """
+        if not 0 < eps <= 1 / 12:
+            raise ValueError(f"eps is {eps}; give a variance in (0, 1/12]")
+        self.num_factors = num_factors
+        self.eps = eps
+        self.moments: Moments = "mean_variance" if modulate_mean else "variance"
+        self.size = (2 if modulate_mean else 1) * num_factors
+        self.draws = (self.size,)
+
+    def sample_first(self, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw u, and z given u.
+
+        Args:
+            uniform: numbers `(B, A)` in [0, 1).
+            normal: standard normal numbers `(B, K)`.
+
+        Returns:
+            u `(B, A)`, standardised means (with `modulate_mean`) then variances, and z `(B, K)` in [-0.5, 0.5].
+
+        Raises:
+            ValueError: wrong shape.
+        """
+        check_uniform(normal, uniform, self.num_factors, self.draws)
+        variance = self.eps + (1 / 12 - self.eps) * uniform[:, -self.num_factors :]
+        if self.moments == "variance":
+            z = variance.sqrt() * normal
+            return 12 * variance, z.clamp(-0.5, 0.5)
+        mean = uniform[:, : self.num_factors] - 0.5
+        z = mean + variance.sqrt() * normal
+        return torch.cat([math.sqrt(12) * mean, 12 * variance], dim=1), z.clamp(-0.5, 0.5)
+
+
+class Observed:
+    """u that was seen beside the images, a row of it for each row of the dataset.
+
+    Attributes:
+        values: `(N, A)` float32.
+        moments: `"observed"` for columns as they are, `"mean_variance"` for bounds.
+        names: names of the K factors that the moments are of; empty for `"observed"`.
+        statistics: JSON by which the columns of other images become u in the same way; stored with the model.
+        num_factors: K.
+        size: A.
+    """
+
+    def __init__(
+        self, values: Tensor, moments: Moments, names: tuple[str, ...], statistics: dict[str, Any]
+    ) -> None:
+        self.values = values
+        self.moments = moments
+        self.names = names
+        self.statistics = statistics
+        self.num_factors = len(names)
+        self.size = values.shape[1]
 
 
 AUXILIARY: dict[str, Callable[..., Auxiliary]] = {

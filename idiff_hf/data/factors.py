@@ -1,4 +1,4 @@
-"""The grid of discrete factors behind an image dataset, and its split into train and held-out rows."""
+"""The grid of discrete factors behind an image dataset, its rows, and the values of labels on a line."""
 
 from __future__ import annotations
 
@@ -100,33 +100,85 @@ class FactorSpace:
         return index.long()[:, None] // bases % torch.tensor(self.sizes, device=index.device)
 
     def split(self, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Split the combinations at random into train and held-out ones.
+        """Row numbers of training and held-out combinations, see `split_rows`."""
+        return split_rows(len(self), held_out, seed)
 
-        The result depends on the arguments alone: raw Philox words are ranked, and these, unlike NumPy's
-        `permutation` and torch's `randperm`, do not change with version or device.
 
-        Args:
-            held_out: fraction to hold out, in (0, 1); its rounded share is held out, but at least one
-                combination and at most all but one.
-            seed: integer in `0 .. 2**64 - 1`.
+def split_rows(total: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split row numbers at random into those for training and held-out ones.
 
-        Returns:
-            Row numbers `(train, held_out)`: int64, sorted, disjoint, together all of `0 .. len(self) - 1`.
+    The result depends on the arguments alone: raw Philox words are ranked, and these, unlike NumPy's
+    `permutation` and torch's `randperm`, do not change with version or device.
 
-        Raises:
-            ValueError: fraction or seed out of range, or fewer than two combinations.
-        """
-        total = len(self)
-        if not 0.0 < held_out < 1.0:
-            raise ValueError(f"held_out is {held_out}; give a fraction strictly between 0 and 1")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {seed}; give an integer in 0 .. 2**64 - 1")
-        if total < 2:
-            raise ValueError(
-                "a factor space of one combination cannot be split; give one factor at least two values"
-            )
-        count = min(max(round(held_out * total), 1), total - 1)
-        key = np.array([seed, int.from_bytes(b"split", "big")], dtype=np.uint64)
-        order = np.argsort(np.random.Philox(key=key).random_raw(total), kind="stable")
-        train, rest = np.sort(order[count:]), np.sort(order[:count])
-        return torch.from_numpy(train.astype(np.int64)), torch.from_numpy(rest.astype(np.int64))
+    Args:
+        total: number of rows, at least 2.
+        held_out: fraction to hold out, in (0, 1); its rounded share is held out, but at least one row and at
+            most all but one.
+        seed: integer in `0 .. 2**64 - 1`.
+
+    Returns:
+        Row numbers `(train, held_out)`: int64, sorted, disjoint, together all of `0 .. total - 1`.
+
+    Raises:
+        ValueError: fraction or seed out of range, or fewer than two rows.
+    """
+    if not 0.0 < held_out < 1.0:
+        raise ValueError(f"held_out is {held_out}; give a fraction strictly between 0 and 1")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; give an integer in 0 .. 2**64 - 1")
+    if total < 2:
+        raise ValueError(
+            f"{total} row{'' if total == 1 else 's'} cannot be split into training and held-out ones; give at least two"
+        )
+    count = min(max(round(held_out * total), 1), total - 1)
+    key = np.array([seed, int.from_bytes(b"split", "big")], dtype=np.uint64)
+    order = np.argsort(np.random.Philox(key=key).random_raw(total), kind="stable")
+    train, rest = np.sort(order[count:]), np.sort(order[:count])
+    return torch.from_numpy(train.astype(np.int64)), torch.from_numpy(rest.astype(np.int64))
+
+
+def label_to_z(factors: Tensor, sizes: Sequence[int], mode: str, jitter: Tensor | None = None) -> Tensor:
+    """Values of factors on a line, from their labels.
+
+    Args:
+        factors: integer labels `(B, K)`, `0 <= factors[:, k] < sizes[k]`.
+        sizes: K numbers of values.
+        mode: `"endpoints"`, label k of n has z = k/(n-1) - 0.5 (the extreme labels lie on the ends of
+            [-0.5, 0.5], where `UniformPosterior` has a single value of u, which gives them away);
+            `"centers"`, z = (k+0.5)/n - 0.5.
+        jitter: uniform numbers `(B, K)` in [0, 1), only with `"centers"`: z = (k+jitter)/n - 0.5, which is
+            exactly uniform on [-0.5, 0.5] when the labels are uniform.
+
+    Returns:
+        `(B, K)` float32 in [-0.5, 0.5].
+
+    Raises:
+        ValueError: unknown mode, jitter with `"endpoints"`, a size below 2 with `"endpoints"`, or bad labels.
+    """
+    check_labels(factors, [str(k) for k in range(len(sizes))], sizes)
+    count = torch.tensor(sizes, dtype=torch.float32, device=factors.device)
+    if mode == "endpoints":
+        if jitter is not None:
+            raise ValueError("jitter was given with mode 'endpoints'; use mode 'centers' or leave jitter out")
+        if min(sizes) < 2:
+            raise ValueError(f"sizes are {tuple(sizes)}; mode 'endpoints' needs at least two values a factor")
+        return factors / (count - 1) - 0.5
+    if mode == "centers":
+        if jitter is None:
+            return (factors + 0.5) / count - 0.5
+        check_uniform(factors, jitter, len(sizes), (len(sizes),))
+        return (factors + jitter) / count - 0.5
+    raise ValueError(f"mode is {mode!r}; give 'endpoints' or 'centers'")
+
+
+def check_uniform(z: Tensor, uniform: Tensor, num_factors: int, draws: tuple[int, ...]) -> None:
+    """Refuse values that are not `(B, num_factors)`, or uniform numbers that are not `(B, *draws)` with the same B.
+
+    Raises:
+        ValueError: wrong shape.
+    """
+    if z.ndim != 2 or z.shape[1] != num_factors or uniform.shape != (len(z), *draws):
+        raise ValueError(
+            f"values have shape {tuple(z.shape)} and uniform numbers {tuple(uniform.shape)}; "
+            f"give (B, {num_factors}) and (B, {', '.join(map(str, draws))})"
+        )

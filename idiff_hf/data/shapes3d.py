@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from .dataset import GridDataset
 from .factors import FactorSpace
 
 # Unit of length: half the side of the square room. x right, y away from the camera at orientation 0, z up.
@@ -228,7 +229,7 @@ class _View:
         return samples.reshape(len(samples), -1, self.pixels).mean(dim=1)
 
 
-class Shapes3D:
+class Shapes3D(GridDataset):
     """The 480,000 images of 3D Shapes, drawn from their factors.
 
     Factor values: hues 0, 0.1 ... 0.9; scale linspace(0.75, 1.25, 8); shape cube, cylinder, sphere, capsule;
@@ -281,15 +282,12 @@ class Shapes3D:
         self._atlas = atlas.reshape(self._geometries * _PLANES, -1).to(self.device)
         self._hue_levels = torch.tensor(_HUE_LEVELS, device=self.device)
 
-    def __len__(self) -> int:
-        """Number of images, 480,000."""
-        return len(self.factor_space)
-
-    def render(self, factors: Tensor) -> Tensor:
+    def render(self, factors: Tensor, nuisance: Tensor | None = None) -> Tensor:
         """Draw images.
 
         Args:
             factors: integer labels `(B, 6)` in the order of `factor_space.names`.
+            nuisance: None; 3D Shapes has none.
 
         Returns:
             `(B, 3, image_size, image_size)` uint8 in 0..255, on the dataset's device.

@@ -1,8 +1,12 @@
-"""Image encoders and their mirrored decoders (Section 2.3)."""
+"""Encoders and their mirrored decoders (Section 2.3).
+
+A backbone returns the encoder `(B, C, H, W) -> (B, 2 D)` (mean and logvar) and the decoder `(B, D) -> (B, C, H, W)`. Its arguments are
+the entries of `IVAEModel`'s config that it needs, by their names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -13,7 +17,7 @@ def _norm(norm: str, channels: int) -> list[nn.Module]:
 
 
 def cnn(
-    in_channels: int, image_size: int, channels: Sequence[int], hidden_dim: int, latent_dim: int, norm: str
+    *, in_channels: int, image_size: int, channels: Sequence[int], hidden_dim: int, latent_dim: int, norm: str
 ) -> tuple[nn.Module, nn.Module]:
     """The paper's baseline: four convolutions (4x4, stride 2) and two linear layers with ReLU, mirrored in the decoder.
 
@@ -25,9 +29,13 @@ def cnn(
         latent_dim: D.
         norm: `group` for GroupNorm after each convolution, `none` for none.
 
-    Returns:
-        The encoder `(B, C, H, W) -> (B, 2 D)` (mean and logvar) and the decoder `(B, D) -> (B, C, H, W)`.
+    Raises:
+        ValueError: One line for another size or norm.
     """
+    if norm not in ("group", "none"):
+        raise ValueError(f"norm must be group or none, got {norm!r}")
+    if image_size % 16:
+        raise ValueError(f"image_size must be a multiple of 16 for backbone 'cnn', got {image_size}")
     side = image_size // 16
     widths = [in_channels, *channels]
     encoder: list[nn.Module] = []
@@ -49,4 +57,31 @@ def cnn(
     return nn.Sequential(*encoder), nn.Sequential(*decoder)
 
 
-BACKBONES = {"cnn": cnn}
+def mlp(
+    *, in_channels: int, image_size: int, hidden_dim: int, latent_dim: int
+) -> tuple[nn.Module, nn.Module]:
+    """For vectors (Section 3.1): two hidden layers with LeakyReLU, mirrored in the decoder.
+
+    Args:
+        in_channels: C; a vector of n numbers is an image of n channels.
+        image_size: H = W; 1 for vectors.
+        hidden_dim: Width of the hidden layers.
+        latent_dim: D.
+    """
+    shape = (in_channels, image_size, image_size)
+    flat = in_channels * image_size**2
+
+    def layers(before: int, after: int) -> list[nn.Module]:
+        hidden = [
+            nn.Linear(before, hidden_dim),
+            nn.LeakyReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.LeakyReLU(),
+        ]
+        return [*hidden, nn.Linear(hidden_dim, after)]
+
+    encoder = nn.Sequential(nn.Flatten(), *layers(flat, 2 * latent_dim))
+    return encoder, nn.Sequential(*layers(latent_dim, flat), nn.Unflatten(1, shape))
+
+
+BACKBONES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {"cnn": cnn, "mlp": mlp}

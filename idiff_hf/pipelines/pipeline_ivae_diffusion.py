@@ -139,12 +139,14 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
 
         Args:
             images: One or a list of PIL images, a NumPy array `(B, H, W, C)` (uint8, or float in [0, 1]) or a tensor `(B, C, H, W)`
-                (uint8, or float in [-1, 1]).
+                (uint8, or float in [-1, 1]). A model of vectors (`takes_vectors`) takes a tensor `(B, C)` or `(B, C, 1, 1)` of any numbers.
 
         Raises:
             ValueError: For another size than the model's, or values outside their range.
         """
         size, channels = int(self.ivae.config.image_size), int(self.ivae.config.in_channels)
+        if self.takes_vectors:
+            return self._prepare_vectors(images)
         if isinstance(images, Tensor):
             tensor = images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images.float()
         elif isinstance(images, np.ndarray):
@@ -172,6 +174,18 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
             )
         return tensor.to(self.device, self.ivae.dtype)
 
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether the model is of vectors, which are images of one pixel, and has nothing to draw."""
+        return int(self.ivae.config.image_size) == 1
+
+    def _prepare_vectors(self, vectors: Any) -> Tensor:
+        channels = int(self.ivae.config.in_channels)
+        if not isinstance(vectors, Tensor) or tuple(vectors.shape[1:]) not in ((channels,), (channels, 1, 1)):
+            seen = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise ValueError(f"this model takes vectors, a tensor (B, {channels}), got {seen}")
+        return vectors.reshape(len(vectors), channels, 1, 1).to(self.device, self.ivae.dtype)
+
     @torch.no_grad()
     def encode(self, images: ImageInput, batch_size: int = 256) -> Tensor:
         """Posterior means of the images, `(B, D)`, float32; see `prepare_images` for what is accepted."""
@@ -185,6 +199,8 @@ class IVAEDiffusionPipeline(DiffusionPipeline):
         self, latents: Tensor, output_type: Literal["pil", "np", "pt"] = "pil", batch_size: int = 256
     ) -> Any:
         """Images of the iVAE's own decoder for z `(B, D)`."""
+        if self.takes_vectors:
+            raise ValueError("this model is of vectors, not images: use pipe.ivae.decode(latents).sample")
         _check_output_type(output_type)
         latents = self._check_latents(latents)
         parts = [self.ivae.decode(part).sample.float() for part in latents.split(batch_size)]

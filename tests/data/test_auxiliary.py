@@ -7,16 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from idiff_hf.data import AUXILIARY, Interval, NoAuxiliary, UniformPosterior, label_to_z
+from idiff_hf.data import AUXILIARY, Interval, NoAuxiliary, NormalFirst, UniformPosterior, label_to_z
 
 SIGMA_MAX = math.sqrt(1 / 12)
 
 
-def uniform(count: int, columns: int, seed: int) -> Tensor:
-    return torch.rand(count, columns, generator=torch.Generator().manual_seed(seed))
+def uniform(count: int, *shape: int, seed: int) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def constant(z: float, count: int) -> Tensor:
@@ -70,7 +72,7 @@ def test_jitter_stays_in_range() -> None:
             r"sizes are \(1, 4\); mode 'endpoints' needs at least two values a factor",
         ),
         ((3, 4, 5), "centers", None, r"factors have shape \(2, 2\); give \(B, 3\)"),
-        ((3, 4), "centers", torch.zeros(1, 2), r"uniform numbers \(1, 2\); both must be \(B, 2\)"),
+        ((3, 4), "centers", torch.zeros(1, 2), r"uniform numbers \(1, 2\); give \(B, 2\) and \(B, 2\)"),
     ],
 )
 def test_bad_values(sizes: tuple[int, ...], mode: str, jitter: Tensor | None, message: str) -> None:
@@ -218,6 +220,83 @@ def test_interval_never_has_length_zero() -> None:
     assert Interval(1).sample(z, numbers)[:, 1].min() > 0
 
 
+@given(
+    z=st.floats(-0.5, 0.5, width=32),
+    cuts=st.lists(st.floats(0, 1 - 2**-24, width=32), min_size=1, max_size=6),
+)
+def test_several_cuts_leave_the_tightest_interval_around_z(z: float, cuts: list[float]) -> None:
+    u = Interval(1, num_cuts=len(cuts)).sample(
+        torch.tensor([[z]]), torch.tensor(cuts).reshape((1, 1, -1) if len(cuts) > 1 else (1, 1))
+    )
+    low, high = bounds(u.double())
+    # z is compared as the float32 that it is given as, against cuts moved by a half
+    place = float(torch.tensor(z) + 0.5)
+    assert low.item() == pytest.approx(max([c for c in cuts if c <= place], default=0.0) - 0.5, abs=2e-6)
+    assert high.item() == pytest.approx(min([c for c in cuts if c > place], default=1.0) - 0.5, abs=2e-6)
+
+
+@pytest.mark.parametrize("num_cuts", [1, 2, 5])
+def test_mean_length_around_a_uniform_z_is_two_over_cuts_plus_two(num_cuts: int) -> None:
+    """m cuts and z are m + 1 uniform points on a line: m + 2 gaps of equal mean length, and two of them touch z."""
+    count = 100_000
+    auxiliary = Interval(1, num_cuts)
+    z = uniform(count, 1, seed=20) - 0.5
+    length = auxiliary.sample(z, uniform(count, *auxiliary.draws, seed=21))[:, 1].sqrt()
+    assert length.mean() == pytest.approx(2 / (num_cuts + 2), abs=0.003)
+
+
+def test_one_cut_is_the_same_in_both_shapes_of_its_numbers() -> None:
+    z, numbers = uniform(50, 3, seed=22) - 0.5, uniform(50, 3, seed=23)
+    by_hand = torch.where(z + 0.5 >= numbers, numbers, numbers - 1) / 2
+    assert torch.equal(Interval(3).sample(z, numbers)[:, :3], math.sqrt(12) * by_hand)
+
+
+def test_no_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_cuts is 0; give at least 1, or use NoAuxiliary"):
+        Interval(1, num_cuts=0)
+
+
+# The first stage: u before z
+
+
+@pytest.mark.parametrize("modulate_mean", [False, True])
+def test_normal_first_draws_z_from_the_moments_that_it_states(modulate_mean: bool) -> None:
+    count, auxiliary = 200_000, NormalFirst(1, modulate_mean=modulate_mean)
+    numbers = uniform(count, *auxiliary.draws, seed=24)
+    normal = torch.randn(count, 1, generator=torch.Generator().manual_seed(25))
+    u, z = auxiliary.sample_first(numbers, normal)
+    assert u.shape == (count, 2 if modulate_mean else 1)
+    assert auxiliary.moments == ("mean_variance" if modulate_mean else "variance")
+    variance = u[:, -1] / 12
+    assert stats.kstest(variance.numpy(), stats.uniform(0.01, 1 / 12 - 0.01).cdf).pvalue > 0.01
+    mean = u[:, 0] / math.sqrt(12) if modulate_mean else torch.zeros(count)
+    inside = z[:, 0].abs() < 0.5
+    assert torch.allclose(((z[:, 0] - mean) / variance.sqrt())[inside], normal[inside, 0], atol=1e-4)
+    # clipped: what the normal law has outside is piled up on both ends
+    outside = mean + variance.sqrt() * normal[:, 0]
+    assert torch.equal(z[outside > 0.5], torch.full_like(z[outside > 0.5], 0.5))
+
+
+def test_normal_first_draws_the_middle_too_often_and_piles_up_the_ends() -> None:
+    """Ten labels of a uniform factor come a tenth of the time; here the law of each end is the normal tail beyond 0.5 - 1/18, averaged."""
+    count, auxiliary = 200_000, NormalFirst(1)
+    normal = torch.randn(count, 1, generator=torch.Generator().manual_seed(26))
+    _, z = auxiliary.sample_first(uniform(count, 1, seed=27), normal)
+    labels = ((z + 0.5) * 9).round()
+    sd = np.sqrt(np.linspace(0.01, 1 / 12, 20001))
+    end = stats.norm.sf((0.5 - 1 / 18) / sd).mean()
+    for label in (0, 9):
+        assert (labels == label).float().mean() == pytest.approx(end, abs=0.002)
+    assert (labels == 4).float().mean() > 0.15
+
+
+def test_normal_first_refuses() -> None:
+    with pytest.raises(ValueError, match=r"eps is 0\.0; give a variance in \(0, 1/12\]"):
+        NormalFirst(2, eps=0.0)
+    with pytest.raises(ValueError, match=r"uniform numbers \(4, 2\); give \(B, 2\) and \(B, 4\)"):
+        NormalFirst(2, modulate_mean=True).sample_first(torch.zeros(4, 2), torch.zeros(4, 2))
+
+
 # All of them
 
 
@@ -242,10 +321,11 @@ def test_none_is_empty() -> None:
 @pytest.mark.parametrize("name", sorted(AUXILIARY))
 def test_wrong_shapes(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"values have shape \(4, 2\) and uniform numbers \(4, 2\); both must be \(B, 3\)"
+        ValueError,
+        match=r"values have shape \(4, 2\) and uniform numbers \(4, 2\); give \(B, 3\) and \(B, 3\)",
     ):
         AUXILIARY[name](3).sample(torch.zeros(4, 2), torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"uniform numbers \(1, 3\); both must be \(B, 3\)"):
+    with pytest.raises(ValueError, match=r"uniform numbers \(1, 3\); give \(B, 3\) and \(B, 3\)"):
         AUXILIARY[name](3).sample(torch.zeros(4, 3), torch.zeros(1, 3))
 
 

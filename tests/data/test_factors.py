@@ -139,5 +139,5 @@ def test_bad_spaces() -> None:
         FactorSpace(names=("hue",), sizes=(3, 4))
     with pytest.raises(ValueError, match=r"factor sizes are \(0,\); each must be at least 1"):
         FactorSpace(names=("hue",), sizes=(0,))
-    with pytest.raises(ValueError, match="one combination cannot be split"):
+    with pytest.raises(ValueError, match="1 row cannot be split"):
         FactorSpace(names=("hue",), sizes=(1,)).split(0.5, 0)

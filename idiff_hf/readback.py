@@ -1,0 +1,143 @@
+"""Codes of a dataset, and factors read back from codes or from images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+
+from .data import GridDataset, ImageDataset, Shapes3D, to_float
+from .metrics import mcc
+from .pipelines import IVAEDiffusionPipeline
+from .random import generator
+
+
+def by_name(names: tuple[str, ...], values: Any) -> dict[str, float]:
+    """Plain numbers by the names of the factors they belong to."""
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def encode_rows(
+    pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, batch_size: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means and factors of rows of a dataset.
+
+    Args:
+        pipeline: The model.
+        dataset: The images.
+        rows: Row numbers, `(N,)`.
+        batch_size: Images encoded at once.
+
+    Returns:
+        Codes `(N, D)` float64 and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
+    """
+    codes, factors = [], []
+    for part in rows.split(batch_size):
+        codes.append(pipeline.encode(dataset.images(part)).cpu())
+        factors.append(dataset.factors(part).cpu())
+    return torch.cat(codes).double().numpy(), torch.cat(factors).numpy()
+
+
+class FactorReader:
+    """Reads factors from codes: for each factor the latent that matches it, through a monotone fit on rendered data, to the nearest level.
+
+    Args:
+        codes: `(N, D)` of rendered images.
+        factors: Their labels, `(N, K)`.
+    """
+
+    def __init__(self, codes: np.ndarray, factors: np.ndarray) -> None:
+        self.assignment = mcc(codes, factors, correlation="spearman").assignment
+        self.sizes = factors.max(axis=0) + 1
+        self.fits = [
+            IsotonicRegression(increasing="auto", out_of_bounds="clip").fit(codes[:, latent], factors[:, k])
+            for k, latent in enumerate(self.assignment)
+        ]
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Labels `(N, K)` for codes `(N, D)`."""
+        columns = [
+            np.clip(np.rint(fit.predict(codes[:, latent])), 0, size - 1).astype(np.int64)
+            for fit, latent, size in zip(self.fits, self.assignment, self.sizes, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+
+def nearest_rendered(dataset: GridDataset, images: Tensor, batch_size: int = 4000) -> Tensor:
+    """Labels of the dataset's image that is nearest to each given one, by squared error over all factor combinations.
+
+    Args:
+        dataset: Has an image of every combination.
+        images: `(N, C, H, W)` float in [-1, 1].
+        batch_size: Images of the dataset compared at once.
+
+    Returns:
+        `(N, K)`.
+    """
+    space, queries = dataset.factor_space, images.flatten(1)
+    best = torch.full((len(images),), float("inf"), device=images.device)
+    index = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    for rows in torch.arange(len(space)).split(batch_size):
+        candidates = to_float(dataset.images(rows)).flatten(1)
+        # |r - q|^2 without |q|^2, which does not decide between the dataset's images
+        distance = candidates.square().sum(dim=1) - 2.0 * queries @ candidates.T
+        value, position = distance.min(dim=1)
+        index = torch.where(value < best, rows.to(index.device)[position], index)
+        best = torch.minimum(best, value)
+    return space.factors(index.cpu())
+
+
+def read_real_images(
+    pipeline: IVAEDiffusionPipeline, images: np.ndarray, factors: np.ndarray, num_fit: int = 10000
+) -> dict[str, Any]:
+    """Read the factors of real 3D Shapes images with a model that has seen rendered ones only.
+
+    Args:
+        pipeline: A model of rendered Shapes3D.
+        images: uint8 `(N, 64, 64, 3)`; averaged down to the model's image size.
+        factors: Their labels, `(N, 6)`.
+        num_fit: Rendered images on which the monotone fits are made.
+
+    Returns:
+        `num_images`, and for each factor the rates `exact` and `within_one`.
+    """
+    size = int(pipeline.ivae.config.image_size)
+    dataset = Shapes3D(image_size=size, device=pipeline.device)
+    rows = torch.randperm(len(dataset), generator=generator(0, "monotone fit"))[:num_fit]
+    reader = FactorReader(*encode_rows(pipeline, dataset, rows))
+    tensor = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).movedim(-1, 1).float(), size)
+    read = reader(pipeline.encode(tensor / 127.5 - 1.0).cpu().double().numpy())
+    distance = np.abs(read - factors)
+    names = dataset.factor_names
+    return {
+        "num_images": len(images),
+        "exact": by_name(names, (distance == 0).mean(axis=0)),
+        "within_one": by_name(names, (distance <= 1).mean(axis=0)),
+    }
+
+
+def real_image_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 `(N, 64, 64, 3)` and labels `(N, 6)` from an npz file with `images` and `factors`.
+
+    Raises:
+        ValueError: One line, for a file that is missing or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, factors = arrays["images"], arrays["factors"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no npz file with images and factors: {error}") from None
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[1:] != (64, 64, 3)
+        or factors.shape != (len(images), 6)
+    ):
+        raise ValueError(
+            f"{path}: images must be uint8 (N, 64, 64, 3) and factors (N, 6), got {images.dtype} {images.shape} and {factors.shape}"
+        )
+    return images, factors

@@ -1,0 +1,42 @@
+"""Factors read back from codes and from images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from idiff_hf.data import Shapes3D, to_float
+from idiff_hf.readback import FactorReader, nearest_rendered, real_image_file
+
+
+def test_rendered_images_are_read_back_through_noise() -> None:
+    """At 16x16 some classes differ by a few levels: noise well below that changes nothing."""
+    dataset = Shapes3D(16)
+    rows = torch.randint(len(dataset.factor_space), (12,), generator=torch.Generator().manual_seed(0))
+    factors = dataset.factor_space.factors(rows)
+    images = to_float(dataset.render(factors))
+    noisy = images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(nearest_rendered(dataset, noisy), factors)
+
+
+def test_reader_inverts_monotone_codes_in_any_order_and_sign() -> None:
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, [4, 10, 6], (2000, 3))
+    codes = np.stack(
+        [rng.normal(size=2000), -np.exp(factors[:, 1] / 4), factors[:, 0] ** 3.0, factors[:, 2]], axis=1
+    )
+    reader = FactorReader(codes, factors)
+    assert list(reader.assignment) == [2, 1, 3]
+    np.testing.assert_array_equal(reader(codes + 1e-3), factors)
+
+
+def test_a_file_that_is_not_of_real_images_is_refused(tmp_path: Path) -> None:
+    stray = tmp_path / "stray.npz"
+    np.savez(stray, images=np.zeros((2, 3)), factors=np.zeros((2, 6)))
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 64, 64, 3\)"):
+        real_image_file(stray)
+    with pytest.raises(ValueError, match="is no npz file with images and factors"):
+        real_image_file(tmp_path / "none.npz")
