@@ -7,7 +7,7 @@ checks them against, are imported here and not lazily.
 from diffusers import ConfigMixin, ModelMixin, SchedulerMixin
 
 from .config import Config
-from .data import Shapes3D
+from .data import DSprites, Shapes3D
 from .models import AdditiveConditioning, IVAEModel
 from .pipelines import IVAEDiffusionPipeline, IVAEDiffusionPipelineOutput
 from .schedulers import VPSDEScheduler
@@ -18,6 +18,7 @@ __all__ = [
     "AdditiveConditioning",
     "Config",
     "ConfigMixin",
+    "DSprites",
     "IVAEDiffusionPipeline",
     "IVAEDiffusionPipelineOutput",
     "IVAEModel",

@@ -105,8 +105,15 @@ def build_scheduler(config: Config) -> VPSDEScheduler:
 def build_solver(config: Config) -> Any:
     """The scheduler that the pipeline is saved with. Both clip the predicted x_0 to [-1, 1]."""
     scheduler = build_scheduler(config)
-    if config.scheduler.solver == "euler_maruyama":
-        return VPSDEScheduler.from_config(scheduler.config, clip_sample=True, clip_sample_range=1.0)
+    if config.scheduler.solver != "dpm_solver":
+        return VPSDEScheduler.from_config(
+            scheduler.config,
+            solver=config.scheduler.solver,
+            time_grid=config.scheduler.time_grid,
+            snr=config.scheduler.snr,
+            clip_sample=True,
+            clip_sample_range=1.0,
+        )
     return DPMSolverMultistepScheduler.from_config(scheduler.config, thresholding=True, sample_max_value=1.0)
 
 

@@ -18,7 +18,7 @@ from .config import Config
 from .data import GridDataset, ImageDataset, to_float
 from .figures import channels_last, latent_histograms, reconstruction_figure, to_uint8, traversal_figure
 from .metric_figures import factor_latent_scatter
-from .metrics import mcc, mig, modularity
+from .metrics import evaluate, mcc
 from .pipelines import IVAEDiffusionPipeline
 from .provenance import versions, write_text
 from .random import generator
@@ -51,24 +51,26 @@ def supervision_statement(config: Config) -> str:
 
 
 def disentanglement(codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """MIG, MCC and modularity as the card shows them; a code is a posterior mean."""
-    gap, pearson, spearman = (
-        mig(codes, factors),
-        mcc(codes, factors),
-        mcc(codes, factors, correlation="spearman"),
-    )
-    scores = modularity(codes, factors)
+    """MIG, MCC and modularity as the card shows them; a code is a posterior mean.
+
+    None stands for what a single factor or latent leaves undefined, `undefined` says why.
+    """
+    record = evaluate(codes, factors, metrics=("mig", "modularity", "mcc"))
+    values: dict[str, Any] = record.values
+    spearman = mcc(codes, factors, correlation="spearman")
+    gaps = values["mig_per_factor"]
     return {
-        "mig": float(gap.mean),
-        "mig_per_factor": by_name(names, gap.per_factor),
-        "mcc_pearson": float(pearson.mean),
-        "mcc_spearman": float(spearman.mean),
+        "mig": values["mig"],
+        "mig_per_factor": dict.fromkeys(names) if gaps is None else by_name(names, gaps),
+        "mcc_pearson": values["mcc_pearson"],
+        "mcc_spearman": values["mcc_spearman"],
         "mcc_spearman_per_factor": by_name(names, spearman.per_factor),
-        "modularity": float(scores.mean),
-        "modularity_active_dims": float(scores.mean_active),
+        "modularity": values["modularity"],
+        "modularity_active_dims": values["modularity_active_dims"],
         "matched_latent": {
             name: int(latent) for name, latent in zip(names, spearman.assignment, strict=True)
         },
+        "undefined": record.undefined,
     }
 
 

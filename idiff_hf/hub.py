@@ -14,14 +14,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 SCHEMA = 1
 
 _FACTORS = "one number for each factor"
+_NUMBER_OR_NULL = "a number, or null where it is undefined"
 _METRICS: dict[str, Any] = {
-    "mig": float,
-    "mig_per_factor": _FACTORS,
-    "mcc_pearson": float,
-    "mcc_spearman": float,
+    "mig": _NUMBER_OR_NULL,
+    "mig_per_factor": {},
+    "mcc_pearson": _NUMBER_OR_NULL,
+    "mcc_spearman": _NUMBER_OR_NULL,
     "mcc_spearman_per_factor": _FACTORS,
-    "modularity": float,
-    "modularity_active_dims": float,
+    "modularity": _NUMBER_OR_NULL,
+    "modularity_active_dims": _NUMBER_OR_NULL,
     "matched_latent": _FACTORS,
 }
 _GENERATED: dict[str, Any] = {"mse": float}
@@ -188,7 +189,8 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
             metric_args=arguments,
         )
 
-    entries = [entry(kind, metrics[kind], name) for kind, name in _HEADLINE.items()] if metrics else []
+    defined = {kind: name for kind, name in _HEADLINE.items() if metrics and metrics[kind] is not None}
+    entries = [entry(kind, metrics[kind], name) for kind, name in defined.items()]
     if results["generation"]:
         entries.append(entry("mse", results["generation"]["ivae"]["mse"], "Squared error, iVAE decoder"))
     for gamma, block in sorted(ddpm.items()):
@@ -198,8 +200,12 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
     return entries
 
 
-def _score(value: float) -> str:
-    return f"{value:.3f}"
+def _score(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _difference(one: float | None, other: float | None) -> str:
+    return "" if one is None or other is None else f"{one - other:+.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -207,13 +213,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _metrics_table(model: Mapping[str, float], baseline: Mapping[str, float] | None) -> str:
+def _metrics_table(model: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
     if baseline is None:
         return _table(("metric", "model"), [(name, _score(model[key])) for key, name in _HEADLINE.items()])
     return _table(
         ("metric", "model", "u alone", "difference"),
         [
-            (name, _score(model[key]), _score(baseline[key]), f"{model[key] - baseline[key]:+.3f}")
+            (name, _score(model[key]), _score(baseline[key]), _difference(model[key], baseline[key]))
             for key, name in _HEADLINE.items()
         ],
     )
@@ -273,7 +279,12 @@ def _check_results(results: Mapping[str, Any]) -> None:
     if metrics is not None:
         _check(metrics, {"mig_per_factor": {}}, "model.metrics", ())
         factors = tuple(metrics["mig_per_factor"])
-        _check(metrics, _METRICS, "model.metrics", factors)
+        _check(
+            metrics,
+            {**_METRICS, "mig_per_factor": dict.fromkeys(factors, _NUMBER_OR_NULL)},
+            "model.metrics",
+            factors,
+        )
     _check(results, _REQUIRED, "", factors)
     if generation is not None:
         _check(generation, _GENERATION, "generation", factors)
@@ -298,6 +309,10 @@ def _check(value: Any, required: Any, name: str, factors: tuple[str, ...]) -> No
     """Refuse `value` unless it is what `required` says: keys, a type, `_FACTORS`, or None for anything."""
     if required is _FACTORS:
         required = dict.fromkeys(factors, float)
+    if required is _NUMBER_OR_NULL:
+        if value is None:
+            return
+        required = float
     if isinstance(required, dict):
         if not isinstance(value, Mapping):
             raise ValueError(f"results: {name} must be an object, got {value!r}")

@@ -117,7 +117,11 @@ def test_flat_and_abbreviated_flags_are_refused(given_key: str, nearest: str, re
             "aux.name must be one of interval, uniform_posterior, normal, observed, bounds, none, got labels",
         ),
         ("train.mixed_precision", "fp16", "train.mixed_precision must be one of no, bf16, got fp16"),
-        ("scheduler.solver", "ddim", "scheduler.solver must be one of dpm_solver, euler_maruyama, got ddim"),
+        (
+            "scheduler.solver",
+            "ddim",
+            "scheduler.solver must be one of dpm_solver, euler_maruyama, predictor_corrector, heun_ode, got ddim",
+        ),
     ],
 )
 def test_a_wrong_type_or_choice_says_what_is_taken(

@@ -126,6 +126,12 @@ def test_every_field_is_documented() -> None:
             {"beta_max": 0.05},
             "scheduler.beta_max must exceed scheduler.beta_min=0.1, got 0.05",
         ),
+        (SchedulerConfig, {"snr": 0.0}, "scheduler.snr must be positive, got 0.0"),
+        (
+            SchedulerConfig,
+            {"time_grid": "quadratic"},
+            "scheduler.time_grid=quadratic has no effect with scheduler.solver=dpm_solver, which has a grid of its own",
+        ),
         (LossConfig, {"kl": -1.0}, "loss.kl must be 0 or more, got -1.0"),
         (
             LossConfig,

@@ -99,14 +99,19 @@ class SchedulerConfig:
         beta_min: beta(0) of the SDE.
         beta_max: beta(1) of the SDE.
         sampling_eps: Smallest time in (0, 1) that is trained on and sampled to.
-        solver: `dpm_solver` saves a `DPMSolverMultistepScheduler` (second order, 20 steps suffice), `euler_maruyama` the SDE's own.
+        solver: `dpm_solver` saves a `DPMSolverMultistepScheduler` (second order, 20 steps suffice); the SDE's own are `euler_maruyama`,
+            `predictor_corrector` (it with a Langevin step at each time) and `heun_ode` (the probability-flow ODE, second order).
+        time_grid: Of the SDE's own solvers: `uniform` in t, or `quadratic`, finer near the images.
+        snr: With `predictor_corrector`: signal-to-noise ratio of a Langevin step.
     """
 
     num_train_timesteps: int = 1000
     beta_min: float = 0.1
     beta_max: float = 20.0
     sampling_eps: float = 1e-3
-    solver: Literal["dpm_solver", "euler_maruyama"] = "dpm_solver"
+    solver: Literal["dpm_solver", "euler_maruyama", "predictor_corrector", "heun_ode"] = "dpm_solver"
+    time_grid: Literal["uniform", "quadratic"] = "uniform"
+    snr: float = 0.16
 
     def __post_init__(self) -> None:
         positive(
@@ -114,11 +119,16 @@ class SchedulerConfig:
                 "scheduler.num_train_timesteps": self.num_train_timesteps,
                 "scheduler.beta_min": self.beta_min,
                 "scheduler.sampling_eps": self.sampling_eps,
+                "scheduler.snr": self.snr,
             }
         )
         require(
             self.beta_max > self.beta_min,
             f"scheduler.beta_max must exceed scheduler.beta_min={self.beta_min}, got {self.beta_max}",
+        )
+        require(
+            self.time_grid == "uniform" or self.solver != "dpm_solver",
+            f"scheduler.time_grid={self.time_grid} has no effect with scheduler.solver=dpm_solver, which has a grid of its own",
         )
         require(self.sampling_eps < 1, f"scheduler.sampling_eps must be below 1, got {self.sampling_eps}")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import re
 
+from .likelihood import bits_per_dim, log_likelihood
 from .scheduling_vp_sde import VPSDEScheduler, VPSDESchedulerOutput
+from .vp_sde import VPSDE
 
-__all__ = ["VPSDEScheduler", "VPSDESchedulerOutput"]
+__all__ = ["VPSDE", "VPSDEScheduler", "VPSDESchedulerOutput", "bits_per_dim", "log_likelihood"]
 
-_SDE_KEYS = {"beta_min", "beta_max", "sampling_eps"}
+_SDE_KEYS = {"beta_min", "beta_max", "sampling_eps", "solver", "snr", "time_grid", "final_denoise"}
 
 
 def _names_other_keys(record: logging.LogRecord) -> bool:

@@ -18,6 +18,9 @@ from idiff_hf.folders import MANIFEST, commit_folder
 from tests.tiny import joint, tiny_config
 
 
+SOLVERS = ("dpm_solver", "euler_maruyama", "predictor_corrector", "heun_ode")
+
+
 def make(solver: str = "dpm_solver", diffusion: bool = True) -> IVAEDiffusionPipeline:
     config = joint(tiny_config("unused"))
     config = replace(
@@ -74,7 +77,7 @@ def test_output_types_agree(pipe: IVAEDiffusionPipeline) -> None:
     np.testing.assert_array_equal(np.asarray(pil[1]), np.round(array[1] * 255).astype(np.uint8))
 
 
-@pytest.mark.parametrize("solver", ["dpm_solver", "euler_maruyama"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_image_i_does_not_depend_on_its_batch(solver: str) -> None:
     pipeline = make(solver)
     z = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -143,7 +146,7 @@ def test_model_index_names_the_package_and_public_classes(
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
 
-@pytest.mark.parametrize("solver", ["dpm_solver", "euler_maruyama"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_saved_and_loaded_draws_the_same(tmp_path: Path, solver: str) -> None:
     pipeline = make(solver)
     pipeline.save_pretrained(tmp_path)
