@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .data import GridDataset, ImageDataset, Shapes3D, to_float
 from .metrics import mcc
@@ -22,7 +23,11 @@ def by_name(names: tuple[str, ...], values: Any) -> dict[str, float]:
 
 
 def encode_rows(
-    pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, batch_size: int = 500
+    pipeline: IVAEDiffusionPipeline,
+    dataset: ImageDataset,
+    rows: Tensor,
+    batch_size: int = 500,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posterior means and factors of rows of a dataset.
 
@@ -31,12 +36,13 @@ def encode_rows(
         dataset: The images.
         rows: Row numbers, `(N,)`.
         batch_size: Images encoded at once.
+        progress: Show a bar.
 
     Returns:
         Codes `(N, D)` float64 and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
     """
     codes, factors = [], []
-    for part in rows.split(batch_size):
+    for part in tqdm(rows.split(batch_size), desc="encode", disable=not progress):
         codes.append(pipeline.encode(dataset.images(part)).cpu())
         factors.append(dataset.factors(part).cpu())
     return torch.cat(codes).double().numpy(), torch.cat(factors).numpy()

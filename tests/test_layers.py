@@ -15,7 +15,7 @@ LAYERS = (
     {"losses", "pipelines"},
     {"builders", "checkpoint", "figures", "metric_figures", "provenance"},
     {"training", "readback", "data_figures", "describe"},
-    {"evaluation", "dry_run", "hub"},
+    {"evaluation", "pipeline_scores", "dry_run", "hub"},
     {"cli"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -3,7 +3,6 @@ Evaluation of Disentangled Representations")."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,20 @@ from scipy.special import entr
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils.parallel import Parallel, delayed
 
+from .boosting import fit_boosting
 from .discretize import factor_labels
-from .inputs import MetricInputs, check_codes_and_factors
+from .inputs import (
+    MetricInputs,
+    Regressor,
+    check_codes_and_factors,
+    refuse_single_class_in_train,
+    rows_to_train_on,
+)
+
+REGRESSORS: dict[Regressor, str] = {
+    "gradient_boosting": "scikit-learn's GradientBoostingClassifier with its defaults",
+    "presorted_boosting": "the trees of GradientBoostingClassifier with its defaults, on latents sorted once",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +134,22 @@ def completeness_from_importance(importance: npt.ArrayLike) -> float:
 
 
 def _fit_factor(
-    codes: npt.NDArray[np.float64], labels: npt.NDArray[np.intp], num_train: int, seed: int
+    codes: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.intp],
+    num_train: int,
+    seed: int,
+    regressor: Regressor,
 ) -> tuple[npt.NDArray[np.float64], float, float]:
     """Importance of each latent for one factor, and the accuracy on train and test rows."""
-    classifier = GradientBoostingClassifier(random_state=seed).fit(codes[:num_train], labels[:num_train])
-    correct = classifier.predict(codes) == labels
-    # A tree's decrease of impurity can come out some 1e-17 below zero.
-    return (
-        np.abs(classifier.feature_importances_),
-        float(correct[:num_train].mean()),
-        float(correct[num_train:].mean()),
-    )
+    if regressor == "presorted_boosting":
+        fit = fit_boosting(codes, labels, num_train)
+        importance, predictions = fit.importance, fit.predictions
+    else:
+        classifier = GradientBoostingClassifier(random_state=seed).fit(codes[:num_train], labels[:num_train])
+        # A tree's decrease of impurity can come out some 1e-17 below zero.
+        importance, predictions = np.abs(classifier.feature_importances_), classifier.predict(codes)
+    correct = predictions == labels
+    return importance, float(correct[:num_train].mean()), float(correct[num_train:].mean())
 
 
 def _dci_from_labels(
@@ -142,29 +158,23 @@ def _dci_from_labels(
     num_train: int | None,
     seed: int,
     n_jobs: int | None,
+    regressor: Regressor,
 ) -> DCIResult:
+    if regressor not in REGRESSORS:
+        raise ValueError(f"regressor must be among {', '.join(REGRESSORS)}, got {regressor!r}")
     num_samples, num_factors = labels.shape
     if min(codes.shape[1], num_factors) < 2:
         raise ValueError(
             f"DCI needs 2 or more latents and factors, got {codes.shape[1]} latents and {num_factors} "
             "factors: leave dci out"
         )
-    if num_train is None:
-        num_train = math.ceil(2 * num_samples / 3)
-    if not 1 <= num_train < num_samples:
-        raise ValueError(
-            f"num_train must leave rows to test on, in [1, {num_samples - 1}] here, got {num_train}"
-        )
-    single_class = np.flatnonzero((labels[:num_train] == labels[0]).all(axis=0))
-    if single_class.size:
-        raise ValueError(
-            f"factors column {single_class[0]} has a single class in the first {num_train} rows, which DCI "
-            "is fitted on: shuffle the rows or raise num_train"
-        )
+    num_train = rows_to_train_on(num_samples, num_train)
+    refuse_single_class_in_train(labels, num_train, "DCI")
     # The seed is the same for every factor, so that no result depends on the order of factors or on who
     # computes it.
     fits = Parallel(n_jobs=n_jobs)(
-        delayed(_fit_factor)(codes, labels[:, factor], num_train, seed) for factor in range(num_factors)
+        delayed(_fit_factor)(codes, labels[:, factor], num_train, seed, regressor)
+        for factor in range(num_factors)
     )
     importances, train_accuracies, test_accuracies = zip(*fits, strict=True)
     importance = np.stack(importances, axis=1)
@@ -184,6 +194,7 @@ def dci(
     num_train: int | None = None,
     seed: int = 0,
     n_jobs: int | None = None,
+    regressor: Regressor = "gradient_boosting",
 ) -> DCIResult:
     """Disentanglement, completeness, informativeness by gradient boosted trees, as the field computes them.
 
@@ -194,6 +205,12 @@ def dci(
     training values; by the order of latents up to how ties between splits are broken. Slow: it fits 100 trees
     for each class of each factor.
 
+    `regressor="presorted_boosting"` grows the same trees more than ten times faster at 10,000 rows, five times at
+    1,000 (see `boosting`). It draws no random number: latents that split equally well share the importance.
+    On the eleven reference cases it differs from the mean of three seeds of the field's own code by at most
+    0.003 in disentanglement and completeness, 0.001 in the accuracy on train rows and 0.006 on test rows.
+    `tests/benchmarks/bench_metrics.py` prints both tables.
+
     Args:
         codes: Latent codes, shape (n_samples, n_latents), two latents or more.
         factors: Factors, shape (n_samples, n_factors), two factors or more: integer labels, or floating
@@ -203,6 +220,7 @@ def dci(
         seed: Seed of the trees, which breaks ties between equally good splits.
         n_jobs: Worker processes over factors, as in scikit-learn (None is one, -1 all cores). Changes no
             result.
+        regressor: "gradient_boosting", the reference, or "presorted_boosting".
 
     Returns:
         Disentanglement, completeness, accuracy on train and test rows, all in [0, 1], and the importances.
@@ -210,7 +228,7 @@ def dci(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant in all rows or in the first `num_train`, if there is only one latent or
-            factor, or if `num_train` leaves no test row.
+            factor, if `num_train` leaves no test row, or if `regressor` is another word.
 
     Example:
         >>> import numpy as np
@@ -220,12 +238,15 @@ def dci(
         (1.0, 1.0, 1.0)
     """
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
-    return _dci_from_labels(checked_codes, factor_labels(checked_factors), num_train, seed, n_jobs)
+    labels = factor_labels(checked_factors)
+    return _dci_from_labels(checked_codes, labels, num_train, seed, n_jobs, regressor)
 
 
 def dci_values(inputs: MetricInputs) -> dict[str, object]:
     """DCI under its keys in an evaluation, as plain Python values."""
-    result = _dci_from_labels(inputs.codes, inputs.labels, inputs.num_train, inputs.seed, inputs.n_jobs)
+    result = _dci_from_labels(
+        inputs.codes, inputs.labels, inputs.num_train, inputs.seed, inputs.n_jobs, inputs.dci_regressor
+    )
     return {
         "dci_disentanglement": result.disentanglement,
         "dci_completeness": result.completeness,

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .discretize import factor_labels
 from .mutual_information import MutualInformation, mutual_information_from_labels
+
+Regressor = Literal["gradient_boosting", "presorted_boosting"]
+
+
+@dataclass(frozen=True)
+class Undefined:
+    """Stands in an evaluation for a value that the data leave undefined.
+
+    Attributes:
+        reason: Why, in one line.
+    """
+
+    reason: str
 
 
 def _as_table(values: npt.ArrayLike, name: str, columns: str) -> npt.NDArray[np.generic]:
@@ -31,6 +46,28 @@ def _as_table(values: npt.ArrayLike, name: str, columns: str) -> npt.NDArray[np.
             f"({table[row, column]}) at row {row}, column {column}: drop these rows or mend the encoder"
         )
     return table
+
+
+def check_codes(codes: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Codes as float64, once they are known to be usable.
+
+    Args:
+        codes: Latent codes, shape (n_samples, n_latents), any real dtype.
+
+    Returns:
+        Codes in float64.
+
+    Raises:
+        ValueError: If codes are not 2-D, numeric and finite, or if there are fewer than two rows.
+
+    Example:
+        >>> check_codes([[5, 2], [3, 4]]).dtype.name
+        'float64'
+    """
+    table = _as_table(codes, "codes", "n_latents")
+    if len(table) < 2:
+        raise ValueError(f"codes must have at least 2 rows, got {len(table)}: pass more samples")
+    return table.astype(np.float64)
 
 
 def check_codes_and_factors(
@@ -81,6 +118,76 @@ def check_codes_and_factors(
     return code_table.astype(np.float64), factor_table
 
 
+def default_num_train(num_samples: int) -> int:
+    """Two thirds of the rows, rounded up."""
+    return math.ceil(2 * num_samples / 3)
+
+
+def rows_to_train_on(num_samples: int, num_train: int | None) -> int:
+    """Number of leading rows that predictors are fitted on, once both train and test rows are left.
+
+    Args:
+        num_samples: Number of rows.
+        num_train: Number of rows to fit on; None is two thirds, rounded up.
+
+    Returns:
+        The number, in [1, num_samples - 1].
+
+    Raises:
+        ValueError: If no row is left to fit on or to test on.
+
+    Example:
+        >>> rows_to_train_on(10, None), rows_to_train_on(10, 9)
+        (7, 9)
+    """
+    if num_train is None:
+        num_train = default_num_train(num_samples)
+    if not 1 <= num_train < num_samples:
+        raise ValueError(
+            f"num_train must leave rows to test on, in [1, {num_samples - 1}] here, got {num_train}"
+        )
+    return num_train
+
+
+def refuse_single_class_in_train(labels: npt.NDArray[np.intp], num_train: int, metric: str) -> None:
+    """Refuse rows to fit on in which a factor has one class only.
+
+    Args:
+        labels: Class indices, shape (n_samples, n_factors).
+        num_train: Number of leading rows that are fitted on.
+        metric: Name of the metric, for the message.
+
+    Raises:
+        ValueError: If a factor has a single class in the first `num_train` rows.
+    """
+    single_class = np.flatnonzero((labels[:num_train] == labels[0]).all(axis=0))
+    if single_class.size:
+        raise ValueError(
+            f"factors column {single_class[0]} has a single class in the first {num_train} rows, which "
+            f"{metric} is fitted on: shuffle the rows or raise num_train"
+        )
+
+
+def varying_columns(table: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which columns are not constant, shape (n_columns,).
+
+    By comparison, not by variance: the mean of a constant such as 0.3 is off by rounding, and its variance is
+    not 0.
+
+    Args:
+        table: Finite columns, shape (n_samples, n_columns).
+
+    Returns:
+        True for a column with two different values.
+
+    Example:
+        >>> import numpy as np
+        >>> varying_columns(np.array([[0.3, 1.0], [0.3, 2.0], [0.3, 1.0]])).tolist()
+        [False, True]
+    """
+    return np.asarray((table != table[0]).any(axis=0))
+
+
 @dataclass(frozen=True)
 class MetricInputs:
     """Checked codes and factors of one evaluation; what the metrics share is computed once, on first use.
@@ -91,6 +198,7 @@ class MetricInputs:
         num_train: Number of leading rows that predictors are fitted on, or None for two thirds.
         seed: Seed of the metrics that draw random numbers.
         n_jobs: Workers for the metrics that fit predictors; None is one.
+        dci_regressor: What DCI fits, see `dci`.
     """
 
     codes: npt.NDArray[np.float64]
@@ -98,6 +206,12 @@ class MetricInputs:
     num_train: int | None = None
     seed: int = 0
     n_jobs: int | None = None
+    dci_regressor: Regressor = "gradient_boosting"
+
+    @property
+    def num_train_rows(self) -> int:
+        """Number of leading rows that predictors are fitted on."""
+        return default_num_train(len(self.codes)) if self.num_train is None else self.num_train
 
     @cached_property
     def labels(self) -> npt.NDArray[np.intp]:
@@ -108,3 +222,9 @@ class MetricInputs:
     def mutual_information(self) -> MutualInformation:
         """Mutual information of every latent with every factor."""
         return mutual_information_from_labels(self.codes, self.labels)
+
+    @cached_property
+    def train_mutual_information(self) -> MutualInformation:
+        """The same on the rows that predictors are fitted on; codes are cut between their extremes there."""
+        rows = slice(self.num_train_rows)
+        return mutual_information_from_labels(self.codes[rows], self.labels[rows])

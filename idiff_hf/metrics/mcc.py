@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
-from .inputs import MetricInputs, check_codes_and_factors
+from .inputs import MetricInputs, check_codes_and_factors, varying_columns
 
 Correlation = Literal["pearson", "spearman"]
 
@@ -37,9 +37,7 @@ class MCCResult:
 def _unit_columns(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Columns centred and scaled to norm 1; a constant column becomes zeros."""
     unit = np.zeros_like(table)
-    # By comparison, not by variance: the mean of a constant such as 0.3 is off by rounding, and its variance
-    # is not 0.
-    varies = (table != table[0]).any(axis=0)
+    varies = varying_columns(table)
     centred = table[:, varies] - table[:, varies].mean(axis=0)
     # Squares of very small codes would vanish.
     centred /= np.abs(centred).max(axis=0)
@@ -110,7 +108,13 @@ def mcc(codes: npt.ArrayLike, factors: npt.ArrayLike, *, correlation: Correlatio
 def mcc_values(inputs: MetricInputs) -> dict[str, object]:
     """Both correlations under their keys in an evaluation, as plain Python values."""
     factors = inputs.factors.astype(np.float64)
+    pearson = _match(inputs.codes, factors, "pearson").mean
+    spearman = _match(inputs.codes, factors, "spearman").mean
+    # A constant latent correlates with nothing, and a factor without a latent counts as 0 too: leaving
+    # constant latents out changes nothing.
     return {
-        "mcc_pearson": _match(inputs.codes, factors, "pearson").mean,
-        "mcc_spearman": _match(inputs.codes, factors, "spearman").mean,
+        "mcc_pearson": pearson,
+        "mcc_spearman": spearman,
+        "mcc_pearson_active_dims": pearson,
+        "mcc_spearman_active_dims": spearman,
     }

@@ -104,4 +104,8 @@ def modularity(
 def modularity_values(inputs: MetricInputs) -> dict[str, object]:
     """Modularity under its keys in an evaluation, as plain Python values."""
     result = modularity_from_mutual_information(inputs.mutual_information)
-    return {"modularity": result.mean, "modularity_active_dims": result.mean_active}
+    return {
+        "modularity": result.mean,
+        "modularity_active_dims": result.mean_active,
+        "modularity_train_rows": modularity_from_mutual_information(inputs.train_mutual_information).mean,
+    }

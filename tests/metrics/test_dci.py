@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from joblib import parallel_config
 
 from idiff_hf.metrics import DCIResult, completeness_from_importance, dci, disentanglement_from_importance
+from idiff_hf.metrics.dci import REGRESSORS
+from idiff_hf.metrics.inputs import Regressor
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +134,39 @@ def assert_same_bits(one: DCIResult, other: DCIResult) -> None:
         assert getattr(one, score) == getattr(other, score)
 
 
-def test_workers_in_threads_give_the_same_bits(rows: tuple[np.ndarray, np.ndarray]) -> None:
-    with parallel_config("threading"):
-        assert_same_bits(dci(*rows, seed=3, n_jobs=2), dci(*rows, seed=3))
+@pytest.mark.parametrize("regressor", REGRESSORS)
+def test_workers_in_threads_give_the_same_bits(
+    regressor: Regressor, rows: tuple[np.ndarray, np.ndarray]
+) -> None:
+    alone = dci(*rows, seed=3, regressor=regressor)
+    for n_jobs in (2, 3):
+        with parallel_config("threading"):
+            assert_same_bits(dci(*rows, seed=3, n_jobs=n_jobs, regressor=regressor), alone)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("regressor", REGRESSORS)
 @pytest.mark.parametrize("n_jobs", [2, 3, -1])
-def test_workers_in_processes_give_the_same_bits(n_jobs: int, rows: tuple[np.ndarray, np.ndarray]) -> None:
-    assert_same_bits(dci(*rows, seed=3, n_jobs=n_jobs), dci(*rows, seed=3))
+def test_workers_in_processes_give_the_same_bits(
+    n_jobs: int, regressor: Regressor, rows: tuple[np.ndarray, np.ndarray]
+) -> None:
+    alone = dci(*rows, seed=3, regressor=regressor)
+    assert_same_bits(dci(*rows, seed=3, n_jobs=n_jobs, regressor=regressor), alone)
+
+
+def test_the_presorted_regressor_is_near_the_reference_and_draws_no_random_number(
+    rows: tuple[np.ndarray, np.ndarray],
+) -> None:
+    reference, presorted = dci(*rows), dci(*rows, regressor="presorted_boosting")
+    assert np.abs(presorted.importance - reference.importance).max() < 0.05
+    assert presorted.informativeness_train == reference.informativeness_train
+    assert_same_bits(dci(*rows, seed=9, regressor="presorted_boosting"), presorted)
+
+
+def test_another_regressor_is_refused(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    message = r"^regressor must be among gradient_boosting, presorted_boosting, got 'lasso'$"
+    with pytest.raises(ValueError, match=message):
+        dci(*rows, regressor="lasso")  # type: ignore[arg-type]
 
 
 def test_the_order_of_factors_does_not_matter(rows: tuple[np.ndarray, np.ndarray]) -> None:

@@ -3,10 +3,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from idiff_hf.metrics import check_codes_and_factors, dci, evaluate_codes, mcc, mig, modularity
+from idiff_hf.metrics import (
+    check_codes_and_factors,
+    dci,
+    evaluate_codes,
+    explicitness,
+    irs,
+    mcc,
+    mig,
+    modularity,
+    rows_to_train_on,
+    sap,
+)
+from idiff_hf.metrics.inputs import MetricInputs, varying_columns
 
 CODES = np.arange(12.0).reshape(6, 2)
 FACTORS = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0], [1, 1, 1]])
+QUICK = (mig, modularity, mcc, sap, irs, explicitness)
 
 
 def refusal(codes: object, factors: object) -> str:
@@ -87,7 +100,7 @@ def test_a_single_row_is_refused() -> None:
     assert message == "codes and factors must have at least 2 rows, got 1: pass more samples"
 
 
-@pytest.mark.parametrize("metric", [mig, modularity, mcc, dci, evaluate_codes])
+@pytest.mark.parametrize("metric", [*QUICK, dci, evaluate_codes])
 @pytest.mark.parametrize("dtype", [np.int64, np.float32])
 def test_every_metric_names_a_constant_factor(metric: object, dtype: type) -> None:
     factors = FACTORS.astype(dtype)
@@ -98,15 +111,36 @@ def test_every_metric_names_a_constant_factor(metric: object, dtype: type) -> No
         metric(CODES, factors)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("metric", [mig, modularity, mcc, dci, evaluate_codes])
+@pytest.mark.parametrize("metric", [*QUICK, dci, evaluate_codes])
 def test_every_metric_checks_its_arrays(metric: object) -> None:
     with pytest.raises(ValueError, match="same number of rows"):
         metric(CODES[:5], FACTORS)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("metric", [mig, modularity, mcc, evaluate_codes])
+@pytest.mark.parametrize("metric", [*QUICK, evaluate_codes])
 def test_no_metric_changes_its_arguments(metric: object) -> None:
     codes, factors = CODES.copy(), FACTORS.copy()
     metric(codes, factors)  # type: ignore[operator]
     np.testing.assert_array_equal(codes, CODES)
     np.testing.assert_array_equal(factors, FACTORS)
+
+
+def test_two_thirds_of_the_rows_are_fitted_on_unless_said() -> None:
+    codes, factors = check_codes_and_factors(CODES, FACTORS)
+    assert MetricInputs(codes, factors).num_train_rows == rows_to_train_on(6, None) == 4
+    assert MetricInputs(codes, factors, num_train=5).num_train_rows == 5
+    with pytest.raises(ValueError, match=r"^num_train must leave rows to test on, in \[1, 1\] here, got 2$"):
+        rows_to_train_on(2, None)
+
+
+def test_what_metrics_share_is_computed_once() -> None:
+    inputs = MetricInputs(*check_codes_and_factors(CODES, FACTORS))
+    assert inputs.mutual_information is inputs.mutual_information
+    assert inputs.train_mutual_information is inputs.train_mutual_information
+    assert inputs.labels is inputs.labels
+
+
+def test_a_constant_whose_variance_rounds_above_0_is_constant() -> None:
+    table = np.column_stack([np.full(7, 0.1), np.arange(7.0)])
+    assert table[:, 0].var() > 0
+    assert varying_columns(table).tolist() == [False, True]
