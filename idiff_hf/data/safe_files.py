@@ -130,10 +130,10 @@ class Hdf5Arrays:
 
         key, node = wanted.key, self._file
         for name in key.split("/"):
-            # Asked of the link itself: h5py's `name in group` would open the file that an external link names.
-            if not isinstance(node, h5py.Group) or not node.id.links.exists(name.encode()):
+            link = node.get(name, getlink=True) if isinstance(node, h5py.Group) else None
+            if link is None:
                 raise UnreadableFileError(self._path, f"there is no {key!r}, only {sorted(self._file)[:8]}")
-            if node.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            if not isinstance(link, h5py.HardLink):
                 raise UnreadableFileError(self._path, f"{key!r} is a link, which is not followed")
             node = node[name]
         if not isinstance(node, h5py.Dataset):

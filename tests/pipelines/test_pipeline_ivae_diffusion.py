@@ -17,7 +17,6 @@ from idiff_hf.builders import build_dataset, build_objective, build_pipeline
 from idiff_hf.folders import MANIFEST, commit_folder
 from tests.tiny import joint, tiny_config
 
-
 SOLVERS = ("dpm_solver", "euler_maruyama", "predictor_corrector", "heun_ode")
 
 
