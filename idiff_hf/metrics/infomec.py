@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from .discretize import factor_labels
-from .inputs import MetricInputs, check_codes_and_factors, varying_columns
+from .inputs import MetricInputs, Undefined, check_codes_and_factors, varying_columns
 
 DEFAULT_NUM_NEIGHBORS = 10
 # Enough to order equal values, too little to reorder different ones (Kraskov et al. 2004).
@@ -261,20 +261,9 @@ def _explicitness(standard: npt.NDArray[np.float64], labels: npt.NDArray[np.intp
     return float(np.mean(per_factor))
 
 
-def _infomec_from_labels(
-    codes: npt.NDArray[np.float64], labels: npt.NDArray[np.intp], num_neighbors: int, seed: int
-) -> InfoMECResult:
+def _active(codes: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     spread = np.ptp(codes, axis=0)
-    active = spread > spread.max() * _ACTIVE_RANGE
-    standard = _standardised(codes)
-    nmi_matrix = _normalised_information(standard, labels, num_neighbors, seed)
-    return InfoMECResult(
-        infom=infom_from_nmi(nmi_matrix[active]),
-        infoe=_explicitness(standard, labels),
-        infoc=infoc_from_nmi(nmi_matrix[active]),
-        nmi_matrix=nmi_matrix,
-        active=active,
-    )
+    return spread > spread.max() * _ACTIVE_RANGE
 
 
 def infomec(
@@ -323,16 +312,33 @@ def infomec(
         (1.0, 1.0, 1.0, [True, True, True, False])
     """
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
-    return _infomec_from_labels(checked_codes, factor_labels(checked_factors), num_neighbors, seed)
+    labels = factor_labels(checked_factors)
+    active = _active(checked_codes)
+    standard = _standardised(checked_codes)
+    nmi_matrix = _normalised_information(standard, labels, num_neighbors, seed)
+    return InfoMECResult(
+        infom=infom_from_nmi(nmi_matrix[active]),
+        infoe=_explicitness(standard, labels),
+        infoc=infoc_from_nmi(nmi_matrix[active]),
+        nmi_matrix=nmi_matrix,
+        active=active,
+    )
 
 
 def infomec_values(inputs: MetricInputs) -> dict[str, object]:
-    """InfoMEC and its information under their keys in an evaluation, as plain Python values."""
-    result = _infomec_from_labels(inputs.codes, inputs.labels, DEFAULT_NUM_NEIGHBORS, inputs.seed)
+    """InfoMEC and its information under their keys in an evaluation, as plain Python values; each by itself `Undefined` or not."""
+    active = _active(inputs.codes)
+    standard = _standardised(inputs.codes)
+    nmi_matrix = _normalised_information(standard, inputs.labels, DEFAULT_NUM_NEIGHBORS, inputs.seed)
+    scores: dict[str, object] = {}
+    for name, score in (("infom", infom_from_nmi), ("infoc", infoc_from_nmi)):
+        try:
+            scores[name] = score(nmi_matrix[active])
+        except ValueError as error:
+            scores[name] = Undefined(str(error))
     return {
-        "infom": result.infom,
-        "infoe": result.infoe,
-        "infoc": result.infoc,
-        "nmi_matrix": result.nmi_matrix.tolist(),
-        "active_latents": result.active.tolist(),
+        **scores,
+        "infoe": _explicitness(standard, inputs.labels),
+        "nmi_matrix": nmi_matrix.tolist(),
+        "active_latents": active.tolist(),
     }

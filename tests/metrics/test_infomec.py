@@ -13,6 +13,7 @@ from scipy.special import digamma
 from sklearn.feature_selection import _mutual_info, mutual_info_classif
 from sklearn.neighbors import NearestNeighbors
 
+from idiff_hf.metrics import evaluate
 from idiff_hf.metrics.infomec import (
     infoc_from_nmi,
     infom_from_nmi,
@@ -338,3 +339,16 @@ def test_small_classes_differ_from_scikit_learn_by_its_lost_digits_only(
         code[:, None], labels, discrete_features=False, n_neighbors=10, random_state=0
     )[0]
     assert nearest_neighbor_information(distinct, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_active_latent_leaves_only_infoc_undefined() -> None:
+    rng = np.random.default_rng(0)
+    factors = np.indices((4, 5, 6)).reshape(3, -1).T
+    codes = factors[:, :2] + 0.1 * rng.normal(size=(120, 2))
+    alone = codes * [1.0, 1e-3]
+    record = evaluate(alone, factors, metrics=["infomec"])
+    assert record.values["active_latents"] == [True, False] and list(record.undefined) == ["infoc"]
+    assert "InfoC compares what 2 active latents or more tell" in record.undefined["infoc"]
+    both = evaluate(codes, factors, metrics=["infomec"]).values
+    assert record.values["infoe"] == pytest.approx(both["infoe"], abs=1e-6)
+    np.testing.assert_allclose(record.values["nmi_matrix"], both["nmi_matrix"], atol=1e-6)
