@@ -309,3 +309,15 @@ def test_snippet_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, Any] = {}
     exec(snippet[1], names)  # noqa: S102  the snippet of our own template
     assert names["latents"].shape == (1, 6) and names["images"][0].size == (32, 32)
+
+
+CARDS = sorted((Path(__file__).parents[1] / "model_cards").iterdir())
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda path: path.name)
+def test_a_committed_card_is_what_its_results_give(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card == build_card(results)
+    for name in re.findall(r"\((figures/[a-z_]+\.png)\)", card):
+        assert (folder / name).is_file(), name
