@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--num_samples", type=int, default=10000, help="of a pipeline: images scored")
     _metric_flags(evaluate)
+    evaluate.set_defaults(flags_of_a_pipeline=("out", "num_samples", *_METRIC_FLAGS), parser=evaluate)
     metrics = commands.add_parser(
         "metrics", allow_abbrev=False, help="score the codes in an npz file with arrays codes and factors"
     )
@@ -103,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     of_data.add_argument("--out", type=Path, default=Path("figures"), help="their folder (default: figures)")
     return parser
+
+
+_METRIC_FLAGS = ("metrics", "seed", "jobs", "dci_regressor", "intervals")
 
 
 def _metric_flags(parser: argparse.ArgumentParser) -> None:
@@ -134,9 +138,14 @@ def _no_more(flags: list[str]) -> None:
 def _evaluate(options: argparse.Namespace, flags: list[str]) -> None:
     run: Path = options.run
     if (run / "model_index.json").is_file():
+        if options.real is not None:
+            raise ValueError(f"--real is for a run's folder, {run} is a pipeline's: give {run.parent}")
         _evaluate_pipeline(options, flags)
         return
     _no_more(flags)
+    for name in options.flags_of_a_pipeline:
+        if getattr(options, name) != options.parser.get_default(name):
+            raise ValueError(f"--{name} is for a pipeline's folder, {run} is none: give {run / 'pipeline'}")
     from .evaluation import evaluate_run, load_run
     from .hub import write_card
     from .provenance import write_text

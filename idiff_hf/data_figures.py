@@ -10,19 +10,13 @@ import torch
 from matplotlib.figure import Figure
 
 from .data import FactorDataset, GridDataset, ImageDataset, NormalFirst, UniformPosterior
-from .figures import channels_last, image_grid
+from .figures import channels_last, image_grid, save_figure
 from .random import generator
 
 SHOWN_VARIANCES = (0.02, 0.06)
 SHOWN_VALUES = (0.1, 0.35)
 _COLUMNS = 10
 _CURVE_POINTS = 2001
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without its version in the file, the bytes depend on the picture alone.
-    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def likelihood_figure(path: Path, variances: tuple[float, ...] = SHOWN_VARIANCES) -> None:
@@ -42,7 +36,7 @@ def likelihood_figure(path: Path, variances: tuple[float, ...] = SHOWN_VARIANCES
         )
     panel.set(xlabel="z", ylabel="density", title="likelihood of z")
     panel.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def posterior_figure(path: Path, values: tuple[float, ...] = SHOWN_VALUES, num_draws: int = 20000) -> None:
@@ -66,7 +60,7 @@ def posterior_figure(path: Path, values: tuple[float, ...] = SHOWN_VALUES, num_d
         panel.plot(variance, density, color=f"C{i}", label=f"z = {value:g}")
     panel.set(xlabel="$\\sigma_z^2$", ylabel="density", title="posterior of the variance")
     panel.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def factor_sheet(dataset: ImageDataset, path: Path) -> None:
@@ -85,7 +79,7 @@ def factor_sheet(dataset: ImageDataset, path: Path) -> None:
         panel = figure.subplots()
         panel.scatter(x[:, 0], x[:, 1], c=z[:, 0], s=3, cmap="viridis")
         panel.set(xlabel="x0", ylabel="x1", title=f"colour: {dataset.factor_names[0]}", aspect="equal")
-        _save(figure, path)
+        save_figure(figure, path)
         return
     if isinstance(dataset, GridDataset):
         sizes = torch.tensor(dataset.factor_space.sizes)
@@ -142,7 +136,7 @@ def factor_distributions(dataset: ImageDataset, path: Path, num_draws: int = 500
     for panel in panels[len(names) :]:
         panel.remove()
     panels[0].legend(fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -144,6 +144,11 @@ def latent_histograms(codes: np.ndarray, labels: Sequence[str], path: Path) -> N
         panel.tick_params(labelsize=8)
     for panel in panels[len(labels) :]:
         panel.remove()
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a matplotlib figure as a PNG file, whose folder is made; equal figures give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without its version in the file, the bytes depend on the picture alone.
     figure.savefig(path, format="png", metadata={"Software": None})

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
+from .figures import save_figure
 from .metrics.inputs import check_codes_and_factors
 from .metrics.mcc import mcc
 from .metrics.mig import mig
@@ -23,12 +24,6 @@ _CELL = 0.62
 _PANEL = 1.25
 _TSNE_PANEL = 3.0
 _TSNE_COLUMNS = 3
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without its version in the file, the bytes depend on the picture alone.
-    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _latent_names(num_latents: int) -> list[str]:
@@ -84,7 +79,7 @@ def _heatmap(
     bar = figure.colorbar(picture, ax=panel)
     bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def mutual_information_heatmap(mi_matrix: npt.ArrayLike, factor_names: Sequence[str], path: Path) -> None:
@@ -194,7 +189,7 @@ def factor_latent_scatter(
         panels[factor, 0].set_ylabel(
             f"{name}\nMIG {gap.per_factor[factor]:.2f}\nMCC {correlation.per_factor[factor]:.2f}", fontsize=7
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def tsne_scatter(
@@ -257,4 +252,4 @@ def tsne_scatter(
         figure.colorbar(points, ax=panel).ax.tick_params(labelsize=7)
     for panel in panels[num_factors:]:
         panel.remove()
-    _save(figure, path)
+    save_figure(figure, path)

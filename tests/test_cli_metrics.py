@@ -160,6 +160,20 @@ def test_a_dataset_that_does_not_fit_is_refused(
     assert not (tmp_path / "x").exists()
 
 
+def test_flags_of_the_other_kind_of_folder_are_refused(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag, value in (("--metrics", "mig"), ("--num_samples", "5"), ("--intervals", "20"), ("--out", "x")):
+        assert cli(["evaluate", str(tmp_path), flag, value]) == 2
+        error = capsys.readouterr().err
+        assert (
+            error
+            == f"error: {flag} is for a pipeline's folder, {tmp_path} is none: give {tmp_path / 'pipeline'}\n"
+        )
+    assert cli(["evaluate", str(pipeline), "--real", "real.npz"]) == 2
+    assert f"--real is for a run's folder, {pipeline} is a pipeline's" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(pipeline: Path, tmp_path: Path) -> None:
     """401 rows: the shares differ in size, and none is counted twice."""

@@ -77,14 +77,24 @@ def test_every_field_is_documented() -> None:
         (
             DataConfig,
             {"factor_columns": ("a",), "resize": True},
-            "data.factor_columns, data.resize needs data.name=own, got data.name=shapes3d",
+            "data.factor_columns, data.resize needs data.name=own, got data.name=shapes3d, data.source=rendered",
+        ),
+        (
+            DataConfig,
+            {"cache_dir": "x"},
+            "data.cache_dir needs data.name=own or data.source=file or hub, got data.name=shapes3d, data.source=rendered",
+        ),
+        (
+            DataConfig,
+            {"name": "dsprites", "rotation_dim": 4},
+            "data.rotation_dim needs data.name=rotation, got data.name=dsprites, data.source=rendered",
         ),
         (
             DataConfig,
             {"name": "own", "path": "x", "aux_columns": ("a",), "categorical_columns": ("b",)},
             "data.categorical_columns must be among data.aux_columns=('a',), got b",
         ),
-        (DataConfig, {"rotation_dim": 1}, "data.rotation_dim must be 2 or more, got 1"),
+        (DataConfig, {"name": "rotation", "rotation_dim": 1}, "data.rotation_dim must be 2 or more, got 1"),
         (DataConfig, {"num_workers": -1}, "data.num_workers must be 0 or more, got -1"),
         (
             DataConfig,

@@ -13,8 +13,8 @@ LAYERS = (
     {"random", "distributions", "arguments", "stages", "baselines"},
     {"data", "models", "schedulers", "guidance", "metrics"},
     {"losses", "pipelines"},
-    {"builders", "checkpoint", "figures", "metric_figures", "provenance"},
-    {"training", "readback", "data_figures", "describe"},
+    {"builders", "checkpoint", "figures", "provenance"},
+    {"training", "readback", "data_figures", "metric_figures", "describe"},
     {"evaluation", "pipeline_scores", "dry_run", "hub"},
     {"cli"},
 )

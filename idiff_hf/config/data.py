@@ -99,12 +99,21 @@ class DataConfig:
             if reads
             else f"data.path={self.path} has no effect: data.name={self.name} with data.source={self.source} reads nothing",
         )
-        unread = [
-            name
-            for name in ("factor_columns", "aux_columns", "bound_columns", "streaming", "resize")
-            if getattr(self, name) and not own
-        ]
-        require(not unread, f"data.{', data.'.join(unread)} needs data.name=own, got data.name={self.name}")
+        readers = {
+            "data.name=own": (
+                own,
+                ("factor_columns", "aux_columns", "bound_columns", "streaming", "resize", "color"),
+            ),
+            "data.name=own or data.source=hub": (own or self.source == "hub", ("split", "image_column")),
+            "data.name=own or data.source=file or hub": (reads, ("cache_dir",)),
+            "data.name=rotation": (self.name == "rotation", ("rotation_dim",)),
+        }
+        for who, (is_read, names) in readers.items():
+            unread = [name for name in names if getattr(self, name) != getattr(DataConfig, name)]
+            require(
+                is_read or not unread,
+                f"data.{', data.'.join(unread)} needs {who}, got data.name={self.name}, data.source={self.source}",
+            )
         stray = [name for name in self.categorical_columns if name not in self.aux_columns]
         require(
             not stray,

@@ -71,7 +71,8 @@ class FileLayout:
     note: str = ""
 
 
-def _line(low: float, high: float, count: int) -> tuple[float, ...]:
+def even_values(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Values of a factor, equally far apart, both ends included."""
     return tuple(np.linspace(low, high, count).tolist())
 
 
@@ -88,7 +89,12 @@ FILES = {
             Shapes3D.factor_space,
             (64, 64, 3),
             labels={"hdf5": "labels", "npz": "labels"},
-            values=(*[_line(0.0, 0.9, 10)] * 3, _line(0.75, 1.25, 8), _line(0, 3, 4), _line(-30, 30, 15)),
+            values=(
+                *[even_values(0.0, 0.9, 10)] * 3,
+                even_values(0.75, 1.25, 8),
+                even_values(0, 3, 4),
+                even_values(-30, 30, 15),
+            ),
             md5=("099a2078d58cec4daad0702c55d06868",),
         ),
         FileLayout(
@@ -98,7 +104,7 @@ FILES = {
             images="imgs",
             labels={"hdf5": "latents/classes", "npz": "latents_classes"},
             # The first column is the colour, always white.
-            values=((0.0,), *(_line(0, size - 1, size) for size in DSprites.factor_space.sizes)),
+            values=((0.0,), *(even_values(0, size - 1, size) for size in DSprites.factor_space.sizes)),
             binary=True,
             md5=("b331c4447a651c44bf5e8ae09022e230",),
         ),
@@ -116,6 +122,19 @@ FILES = {
 }
 """Layouts by `data.name`. 3D Shapes: Burgess & Kim 2018; dSprites: Matthey et al. 2017, as npz or HDF5; MPI3D: Gondal et al. 2019; Cars3D:
 Reed et al. 2015, the folder `data/cars` of its archive, or an npz of `(17568, 128, 128, 3)`. The hashes are those that disent pins."""
+
+
+def check_divides(image_size: int, height: int, name: str) -> None:
+    """Refuse an image size to which images of `height` pixels cannot be averaged down.
+
+    Raises:
+        ValueError: It is no divisor of `height`.
+    """
+    if not 0 < image_size <= height or height % image_size:
+        raise ValueError(
+            f"data.image_size is {image_size} and the images of {name} have {height}x{height} pixels: "
+            f"give {height} or a divisor of it"
+        )
 
 
 class FileDataset(GridDataset):
@@ -199,11 +218,7 @@ def read_grid_file(
 ) -> FileDataset:
     """As `open_file`, for any layout."""
     height, _, channels = layout.image_shape
-    if not 0 < image_size <= height or height % image_size:
-        raise ValueError(
-            f"data.image_size is {image_size} and the images of {layout.name} have {height}x{height} pixels: "
-            f"give {height} or a divisor of it"
-        )
+    check_divides(image_size, height, layout.name)
     path = path.expanduser()
     if not path.exists():
         raise UnreadableFileError(path, "there is no such file")

@@ -17,14 +17,10 @@ import torch
 from .cache import cached_images
 from .dsprites import DSprites
 from .factors import FactorSpace
-from .files import FILES, FileDataset, shrink
+from .files import FILES, FileDataset, check_divides, even_values, shrink
 from .pictures import Color, decode_all, to_picture
 from .shapes3d import Shapes3D
 from .tables import Table, open_table
-
-
-def _line(low: float, high: float, count: int) -> tuple[float, ...]:
-    return tuple(np.linspace(low, high, count).tolist())
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,12 @@ GRIDS = {
     ),
     "dsprites": HubGrid(
         DSprites.factor_space,
-        values=(_line(1, 3, 3), _line(0.5, 1, 6), _line(0, 2 * math.pi, 40), *[_line(0, 1, 32)] * 2),
+        values=(
+            even_values(1, 3, 3),
+            even_values(0.5, 1, 6),
+            even_values(0, 2 * math.pi, 40),
+            *[even_values(0, 1, 32)] * 2,
+        ),
         image_size=64,
         channels=1,
         binary=True,
@@ -114,11 +115,7 @@ def read_hub_grid(
     device: torch.device | str = "cpu",
 ) -> HubGridDataset:
     """As `open_hub_grid`, for any grid and table."""
-    if not 0 < image_size <= grid.image_size or grid.image_size % image_size:
-        raise ValueError(
-            f"data.image_size is {image_size} and the images of {name} have {grid.image_size}x{grid.image_size} pixels: "
-            f"give {grid.image_size} or a divisor of it"
-        )
+    check_divides(image_size, grid.image_size, name)
     rows = _grid_rows(grid, table)
     color: Color = "rgb" if grid.channels == 3 else "grey"
 

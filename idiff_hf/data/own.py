@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,12 +46,6 @@ class Factor:
         """Number of classes, None where the factor is continuous."""
         return None if self.classes is None else len(self.classes)
 
-    def describe(self) -> dict[str, Any]:
-        """Plain JSON values for a card."""
-        if self.classes is None:
-            return {"name": self.name, "low": self.low, "high": self.high}
-        return {"name": self.name, "classes": list(self.classes)}
-
 
 class OwnDataset(ImageDataset):
     """Pictures decoded once into the cache, and what is known of their rows.
@@ -70,7 +63,6 @@ class OwnDataset(ImageDataset):
         images: np.ndarray,
         factors: Sequence[Factor],
         observed: Observed | None,
-        description: dict[str, Any],
         device: torch.device | str,
     ) -> None:
         """Keep what `open_own` found.
@@ -79,7 +71,6 @@ class OwnDataset(ImageDataset):
             images: `(N, H, W, C)` uint8.
             factors: K of them, which may be 0.
             observed: u, or None.
-            description: Of the table, for `describe`.
             device: Where images are wanted.
         """
         self._images = ArrayImages(images, device)
@@ -93,7 +84,6 @@ class OwnDataset(ImageDataset):
         columns = [torch.from_numpy(factor.values).to(dtype) for factor in factors]
         self._factors = torch.stack(columns, dim=1) if columns else torch.empty(len(images), 0, dtype=dtype)
         self.observed = observed
-        self._description = description
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -142,10 +132,6 @@ class OwnDataset(ImageDataset):
                 z[:, k] = (values - factor.low) / (factor.high - factor.low) - 0.5
         return z
 
-    def describe(self) -> dict[str, Any]:
-        """Plain JSON values for a card: `name`, `rows`, `columns`, `image_size`, `color`, `factors`."""
-        return {**self._description, "factors": [factor.describe() for factor in self._known]}
-
 
 def open_own(config: DataConfig, device: torch.device | str = "cpu") -> OwnDataset:
     """Open a user's own pictures; see `open_table` for what they may be.
@@ -187,14 +173,7 @@ def open_own(config: DataConfig, device: torch.device | str = "cpu") -> OwnDatas
         (len(table), config.image_size, config.image_size, 3 if config.color == "rgb" else 1),
         lambda out, advance: decode_all(picture, out, advance),
     )
-    description = {
-        "name": name,
-        "rows": len(table),
-        "columns": list(table.column_names),
-        "image_size": config.image_size,
-        "color": config.color,
-    }
-    return OwnDataset(images, factors, observed, description, device)
+    return OwnDataset(images, factors, observed, device)
 
 
 def _observed(table: Table, config: DataConfig) -> Observed | None:

@@ -199,7 +199,7 @@ class StreamedHeldOut(ImageDataset):
             u = stream.aux(kept)
             observed = Observed(u, observed.moments, observed.names, observed.statistics)
         factors = [read_factor(table, name) for name in self.factor_names]
-        return OwnDataset(np.concatenate(images), factors, observed, {"rows": len(kept)}, self.device)
+        return OwnDataset(np.concatenate(images), factors, observed, self.device)
 
     def __len__(self) -> int:
         """Number of held-out rows."""

@@ -186,23 +186,6 @@ def test_batches_carry_the_u_of_their_rows(tmp_path: Path) -> None:
     assert torch.equal(((batch.image + 1) * 127.5).round().to(torch.uint8), dataset.images(rows))
 
 
-def test_a_card_is_told(tmp_path: Path) -> None:
-    config = replace(write(tmp_path / "set", pixels(4), **COLUMNS), factor_columns=("angle", "flag"))
-    description = open_own(config).describe()
-    assert description == {
-        "name": "set",
-        "rows": 4,
-        "columns": ["image", *COLUMNS],
-        "image_size": 16,
-        "color": "rgb",
-        "factors": [
-            {"name": "angle", "low": -1.0, "high": 3.0},
-            {"name": "flag", "classes": ["False", "True"]},
-        ],
-    }
-    json.dumps(description)
-
-
 # Images
 
 
