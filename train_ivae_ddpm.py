@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idiff_hf.arguments import load_config
-from idiff_hf.baselines import has_known_prior, supervision_baseline
+from idiff_hf.baselines import has_known_prior, has_labels, supervised_probe, supervision_baseline
 from idiff_hf.config import Config
 from idiff_hf.dry_run import dry_run
 from idiff_hf.evaluation import evaluate_run
@@ -49,7 +49,7 @@ def train(config: Config) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the model and its supervision baseline, measure both, write the card; returns the exit code."""
+    """Train the model and what it is compared with, measure them, write the card; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     config, only_try = load_config(argv)
     try:
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(config)
         if config.eval.supervision_baseline and has_known_prior(config):
             train(supervision_baseline(config))
+        if config.eval.supervised_probe and has_labels(config):
+            train(supervised_probe(config))
         output_dir = Path(config.train.output_dir)
         if evaluate_run(output_dir):
             write_card(output_dir)

@@ -8,7 +8,7 @@ from diffusers import ConfigMixin, ModelMixin, SchedulerMixin
 
 from .config import Config
 from .data import DSprites, Shapes3D
-from .models import AdditiveConditioning, IVAEModel
+from .models import AdditiveConditioning, IVAEModel, NoConditioning, ScaleShiftConditioning, TokenConditioning
 from .pipelines import IVAEDiffusionPipeline, IVAEDiffusionPipelineOutput
 from .schedulers import VPSDEScheduler
 
@@ -23,7 +23,10 @@ __all__ = [
     "IVAEDiffusionPipelineOutput",
     "IVAEModel",
     "ModelMixin",
+    "NoConditioning",
+    "ScaleShiftConditioning",
     "SchedulerMixin",
     "Shapes3D",
+    "TokenConditioning",
     "VPSDEScheduler",
 ]

@@ -1,31 +1,76 @@
-"""What a model is compared with."""
+"""What a model is compared with: what its labels, and u, give by themselves."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from .config import Config, OptimConfig
+from .config import AutoencoderConfig, AuxConfig, Config, DataConfig, LossConfig, OptimConfig
+
+SUPERVISION_BASELINE = "supervision_baseline"
+SUPERVISED_PROBE = "supervised_probe"
 
 
 def has_known_prior(config: Config) -> bool:
     """Whether u states moments of the factors, so that a known prior, and with it the supervision baseline, is there."""
-    return config.aux.name not in ("none", "observed")
+    return config.model.learns_ivae and config.aux.name not in ("none", "observed")
+
+
+def has_labels(config: Config) -> bool:
+    """Whether the factors of the training images are there, and a latent for each, so that a supervised probe can learn them."""
+    columns = len(config.data.factor_columns)
+    known = config.data.name != "own" or 0 < columns <= config.model.latent_dim
+    return config.model.learns_ivae and not config.data.streaming and known
 
 
 def supervision_baseline(config: Config) -> Config:
     """The same encoder trained on the KL to the known prior alone, for as many steps: what u gives without a generative model."""
+    return _kl_alone(config, SUPERVISION_BASELINE, config.aux, config.data)
+
+
+def supervised_probe(config: Config) -> Config:
+    """The same encoder trained to regress the factors, for as many steps: what their labels give.
+
+    u is the factors themselves, and the KL to a known prior whose deviation has a floor is a regression on its mean.
+    """
+    aux = replace(config.aux, name="factors", num_bins=0, num_cuts=1, modulate_mean=False)
+    data = replace(config.data, aux_columns=(), categorical_columns=(), bound_columns=())
+    return _kl_alone(config, SUPERVISED_PROBE, aux, data)
+
+
+def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> Config:
     stop = config.stop_step(config.optim_ivae)
-    window = replace(config.optim_ivae, start_step=0, stop_step=None)
+    plain = LossConfig()
+    # in one go, for the parts are checked against each other
     return replace(
         config,
-        model=replace(config.model, prior_type="known", diffusion=False),
-        loss=replace(config.loss, rec=0.0, latent_grad_scale=0.0),
-        optim_ivae=window,
+        aux=aux,
+        data=data,
+        model=replace(
+            config.model,
+            diffusion=False,
+            latent_type="gaussian",
+            prior_type="known",
+            prior_mean="auto",
+            pretrained_ivae=None,
+        ),
+        # without reconstruction the weight of the KL is the loss's unit alone
+        loss=replace(
+            config.loss,
+            rec=0.0,
+            kl=config.loss.kl or plain.kl,
+            kl_reverse=0.0,
+            kl_balance=None,
+            free_bits=0.0,
+            latent_grad_scale=0.0,
+        ),
+        optim_ivae=replace(config.optim_ivae, start_step=0, stop_step=None),
+        autoencoder=AutoencoderConfig(),
         optim_unet=OptimConfig(),
+        optim_autoencoder=OptimConfig(),
         train=replace(
             config.train,
-            output_dir=str(Path(config.train.output_dir) / "supervision_baseline"),
+            output_dir=str(Path(config.train.output_dir) / folder),
             max_train_steps=stop - config.optim_ivae.start_step,
             resume_from_checkpoint="latest",
             report_to="none",

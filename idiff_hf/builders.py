@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from torch import nn
 
 from .config import Config, DataConfig
@@ -27,7 +34,16 @@ from .data import (
     open_own,
 )
 from .losses import IVAEDiffusionLoss
-from .models import AdditiveConditioning, IVAEModel
+from .models import (
+    AdditiveConditioning,
+    Autoencoder,
+    Conditioning,
+    IVAEModel,
+    NoConditioning,
+    ScaleShiftConditioning,
+    TokenConditioning,
+    load_pretrained_encoder,
+)
 from .pipelines import IVAEDiffusionPipeline
 from .random import key
 from .schedulers import VPSDEScheduler
@@ -103,76 +119,170 @@ def build_scheduler(config: Config) -> VPSDEScheduler:
 
 
 def build_solver(config: Config) -> Any:
-    """The scheduler that the pipeline is saved with. Both clip the predicted x_0 to [-1, 1]."""
+    """The scheduler that the pipeline is saved with. Both clip the predicted x_0 to [-1, 1] where it is an image."""
     scheduler = build_scheduler(config)
+    # latents have no bounds
+    clips = config.autoencoder.type == "none"
     if config.scheduler.solver != "dpm_solver":
         return VPSDEScheduler.from_config(
             scheduler.config,
             solver=config.scheduler.solver,
             time_grid=config.scheduler.time_grid,
             snr=config.scheduler.snr,
-            clip_sample=True,
+            clip_sample=clips,
             clip_sample_range=1.0,
         )
-    return DPMSolverMultistepScheduler.from_config(scheduler.config, thresholding=True, sample_max_value=1.0)
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, thresholding=clips, sample_max_value=1.0)
 
 
-def build_unet(config: Config, in_channels: int) -> UNet2DModel:
-    """A stock U-Net over `in_channels * patch_size**2` channels whose class embedding takes the condition."""
+def build_unet(config: Config, in_channels: int) -> UNet2DModel | UNet2DConditionModel:
+    """A stock U-Net over `in_channels * patch_size**2` channels that takes the condition of `unet.conditioning`."""
     unet = config.unet
     depth = len(unet.block_out_channels)
-    kind = ["DownBlock2D"] * (depth - 1) + ["AttnDownBlock2D" if unet.attention else "DownBlock2D"]
     channels = in_channels * unet.patch_size**2
+    shared: dict[str, Any] = {
+        "sample_size": config.data.image_size // config.autoencoder.downsampling // unet.patch_size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": unet.layers_per_block,
+        "block_out_channels": unet.block_out_channels,
+        "norm_num_groups": unet.norm_num_groups,
+        "resnet_time_scale_shift": unet.resnet_time_scale_shift,
+    }
+    if unet.conditioning == "tokens":
+        attends = [level in unet.cross_attention for level in range(depth)]
+        return UNet2DConditionModel(
+            **shared,
+            down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+            mid_block_type="UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
+            up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+            cross_attention_dim=unet.token_dim,
+            # in diffusers this is the number of heads, whatever its name says
+            attention_head_dim=unet.attention_heads,
+        )
+    kind = ["DownBlock2D"] * (depth - 1) + ["AttnDownBlock2D" if unet.attention else "DownBlock2D"]
     return UNet2DModel(
-        sample_size=config.data.image_size // unet.patch_size,
-        in_channels=channels,
-        out_channels=channels,
-        layers_per_block=unet.layers_per_block,
-        block_out_channels=unet.block_out_channels,
+        **shared,
         down_block_types=tuple(kind),
         up_block_types=tuple(name.replace("Down", "Up") for name in reversed(kind)),
-        norm_num_groups=unet.norm_num_groups,
         add_attention=unet.attention,
-        class_embed_type="identity",
-        resnet_time_scale_shift=unet.resnet_time_scale_shift,
+        class_embed_type="identity" if config.model.ivae else None,
     )
+
+
+def build_autoencoder(config: Config, in_channels: int) -> Autoencoder | None:
+    """A stock autoencoder of images for latent diffusion, or None where the diffusion runs on pixels."""
+    part = config.autoencoder
+    if part.type == "none":
+        return None
+    levels = len(part.block_out_channels)
+    shared: dict[str, Any] = {
+        "in_channels": in_channels,
+        "out_channels": in_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": part.block_out_channels,
+        "layers_per_block": part.layers_per_block,
+        "latent_channels": part.latent_channels,
+        "sample_size": config.data.image_size,
+        "norm_num_groups": part.norm_num_groups,
+    }
+    return (
+        AutoencoderKL(**shared) if part.type == "kl" else VQModel(**shared, num_vq_embeddings=part.num_codes)
+    )
+
+
+def build_conditioning(config: Config) -> Conditioning:
+    """How z enters the U-Net."""
+    unet, model = config.unet, config.model
+    if not model.ivae:
+        return NoConditioning(patch_size=unet.patch_size)
+    numbers = model.num_categories if model.latent_type == "categorical" else 1
+    null = {"patch_size": unet.patch_size, "null_condition": config.cfg.null_condition}
+    if unet.conditioning == "tokens":
+        return TokenConditioning(
+            num_tokens=model.latent_dim,
+            numbers_per_token=numbers,
+            token_dim=unet.token_dim,
+            hidden_dim=unet.token_hidden_dim,
+            **null,
+        )
+    kind = AdditiveConditioning if unet.conditioning == "additive" else ScaleShiftConditioning
+    return kind(model.latent_dim * numbers, 4 * unet.block_out_channels[0], **null)
+
+
+def build_ivae(config: Config, dataset: ImageDataset) -> IVAEModel:
+    """The iVAE, from `model.pretrained_ivae` where it is given.
+
+    Raises:
+        ValueError: One line, where the iVAE of `model.pretrained_ivae` is another than the config's, or cannot be loaded.
+    """
+    auxiliary, observed, model = build_auxiliary(config, dataset), dataset.observed, config.model
+    ivae = IVAEModel(
+        image_size=dataset.image_size,
+        in_channels=dataset.channels,
+        backbone=model.backbone,
+        channels=model.channels,
+        hidden_dim=model.hidden_dim,
+        norm=model.norm,
+        latent_dim=model.latent_dim,
+        latent_type=model.latent_type,
+        num_categories=model.num_categories,
+        uniform_mix=model.uniform_mix,
+        logvar_bounds=model.logvar_bounds,
+        num_factors=auxiliary.num_factors,
+        prior_type=model.prior_type,
+        prior_mean=model.prior_mean,
+        prior_family=model.prior_family,
+        aux_moments=auxiliary.moments,
+        aux_dim=auxiliary.size if auxiliary.moments == "observed" else None,
+        aux_columns=None if observed is None else observed.statistics,
+        prior_hidden_dim=model.prior_hidden_dim,
+        factor_names=dataset.factor_names if observed is None else observed.names,
+    )
+    if model.pretrained_backbone is not None:
+        load_pretrained_encoder(ivae.encoder, model.pretrained_backbone)
+    if model.pretrained_ivae is not None:
+        _copy_ivae(Path(model.pretrained_ivae), ivae)
+    return ivae
+
+
+def _copy_ivae(folder: Path, ivae: IVAEModel) -> None:
+    """Fill `ivae` with the weights of a saved pipeline's."""
+    saved = IVAEDiffusionPipeline.from_pretrained(folder).ivae
+    if saved is None:
+        raise ValueError(f"model.pretrained_ivae={folder} has no iVAE: name a pipeline that has one")
+    public = [{key: value for key, value in dict(m.config).items() if key[0] != "_"} for m in (saved, ivae)]
+    theirs, ours = (json.loads(json.dumps(config)) for config in public)
+    for name in ours:
+        if theirs[name] != ours[name]:
+            raise ValueError(
+                f"model.pretrained_ivae={folder} has {name}={theirs[name]}, this config {name}={ours[name]}: let them agree"
+            )
+    ivae.load_state_dict(saved.state_dict())
 
 
 def build_objective(config: Config, dataset: ImageDataset) -> IVAEDiffusionLoss:
     """Every trainable part, initialised by `train.seed`, in one module."""
-    auxiliary = build_auxiliary(config, dataset)
-    observed = dataset.observed
     torch.manual_seed(key(config.train.seed, "init"))
-    ivae = IVAEModel(
-        image_size=dataset.image_size,
-        in_channels=dataset.channels,
-        backbone=config.model.backbone,
-        channels=config.model.channels,
-        hidden_dim=config.model.hidden_dim,
-        norm=config.model.norm,
-        latent_dim=config.model.latent_dim,
-        num_factors=auxiliary.num_factors,
-        prior_type=config.model.prior_type,
-        prior_family=config.model.prior_family,
-        aux_moments=auxiliary.moments,
-        aux_dim=auxiliary.size if auxiliary.moments == "observed" else None,
-        aux_columns=None if observed is None else observed.statistics,
-        prior_hidden_dim=config.model.prior_hidden_dim,
-        factor_names=dataset.factor_names if observed is None else observed.names,
-    )
-    unet: UNet2DModel | None = None
-    conditioning: AdditiveConditioning | None = None
+    ivae = build_ivae(config, dataset) if config.model.ivae else None
+    unet: UNet2DModel | UNet2DConditionModel | None = None
+    conditioning: Conditioning | None = None
+    vae: Autoencoder | None = None
     if config.model.diffusion:
-        unet = build_unet(config, dataset.channels)
-        conditioning = AdditiveConditioning(
-            config.model.latent_dim, 4 * config.unet.block_out_channels[0], config.unet.patch_size
-        )
-    return IVAEDiffusionLoss(config, ivae, unet, conditioning, build_scheduler(config))
+        vae = build_autoencoder(config, dataset.channels)
+        unet = build_unet(config, dataset.channels if vae is None else config.autoencoder.latent_channels)
+        conditioning = build_conditioning(config)
+    return IVAEDiffusionLoss(config, ivae, unet, conditioning, build_scheduler(config), vae)
 
 
 def parameter_groups(objective: IVAEDiffusionLoss) -> dict[str, nn.ModuleList]:
-    """The two parts that have an optimiser of their own: `ivae`, and `unet` with its conditioning where there is one."""
-    groups = {"ivae": nn.ModuleList([objective.ivae])}
+    """The parts with an optimiser of their own: `ivae`, unless it is frozen, `autoencoder`, and `unet` with its conditioning."""
+    groups = {}
+    if objective.vae is not None:
+        groups["autoencoder"] = nn.ModuleList([objective.vae])
+    if objective.ivae is not None and objective.config.model.learns_ivae:
+        groups["ivae"] = nn.ModuleList([objective.ivae])
     if objective.unet is not None and objective.conditioning is not None:
         groups["unet"] = nn.ModuleList([objective.unet, objective.conditioning])
     return groups
@@ -181,4 +291,8 @@ def parameter_groups(objective: IVAEDiffusionLoss) -> dict[str, nn.ModuleList]:
 def build_pipeline(config: Config, objective: IVAEDiffusionLoss) -> IVAEDiffusionPipeline:
     """The parts as a pipeline for inference."""
     solver = build_solver(config) if objective.unet is not None else None
-    return IVAEDiffusionPipeline(objective.ivae, objective.unet, objective.conditioning, solver)
+    if objective.vae is not None:
+        objective.vae.register_to_config(scaling_factor=float(objective.scaling_factor))
+    return IVAEDiffusionPipeline(
+        objective.ivae, objective.unet, objective.conditioning, solver, objective.vae
+    )

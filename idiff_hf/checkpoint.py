@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-MODEL_KEYS = ("data.", "aux.", "model.", "unet.", "scheduler.", "train.seed")
+MODEL_KEYS = ("data.", "aux.", "model.", "unet.", "autoencoder.", "scheduler.", "train.seed")
 """What a resumed run has to share with its checkpoint."""
 RUN_PATHS = ("train.output_dir", "train.resume_from_checkpoint")
 

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .config import DataConfig
+
 EXAMPLES = """examples:
   idiff train --config configs/quickstart.yaml --train.seed 1    train on one process
   idiff evaluate runs/quickstart                                 measure a finished run again
   idiff evaluate runs/quickstart --real real_images.npz          add the factors read from real 3D Shapes images
   idiff evaluate runs/quickstart/pipeline --data.image_size 32   score a pipeline on any dataset that it fits
+  idiff sensitivity runs/quickstart                              how much the U-Net depends on each latent at each time
   idiff metrics codes.npz                                        score codes of any model: arrays codes and factors
   idiff data describe --data.name dsprites                       factors, sizes, speed and a contact sheet of a dataset
   idiff data describe --config configs/own_images.yaml           the same of the images that a config names
@@ -37,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "evaluate":
             _evaluate(options, data_flags)
+        elif options.command == "sensitivity":
+            _sensitivity(options, data_flags)
         elif options.command == "metrics":
             _no_more(data_flags)
             _metrics(options)
@@ -77,6 +82,28 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num_samples", type=int, default=10000, help="of a pipeline: images scored")
     _metric_flags(evaluate)
     evaluate.set_defaults(flags_of_a_pipeline=("out", "num_samples", *_METRIC_FLAGS), parser=evaluate)
+    sensitive = commands.add_parser(
+        "sensitivity",
+        allow_abbrev=False,
+        help="how much a U-Net's prediction depends on each latent at each time: a table and a heat map",
+        epilog=f"On the data of its training, or of other flags: {_DATA_HELP}.",
+    )
+    sensitive.add_argument("model", type=Path, help="the run's train.output_dir, or a pipeline's folder")
+    sensitive.add_argument(
+        "--method",
+        choices=("jacobian", "captum"),
+        default="jacobian",
+        help="exact derivatives, or captum's integrated gradients (needs idiff_hf[xai])",
+    )
+    sensitive.add_argument("--num_images", type=int, default=200, help="held-out images (default: 200)")
+    sensitive.add_argument("--num_times", type=int, default=11, help="even points in time (default: 11)")
+    sensitive.add_argument(
+        "--out",
+        type=Path,
+        default=Path("sensitivity"),
+        help="the folder of METHOD.json and METHOD.png (default: sensitivity)",
+    )
+    sensitive.add_argument("--json", action="store_true", help="print JSON")
     metrics = commands.add_parser(
         "metrics", allow_abbrev=False, help="score the codes in an npz file with arrays codes and factors"
     )
@@ -164,12 +191,9 @@ def _evaluate(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def _evaluate_pipeline(options: argparse.Namespace, flags: list[str]) -> None:
-    from .arguments import load_data_config
     from .pipeline_scores import evaluate_pipeline
 
-    # what the pipeline was trained on, unless flags say otherwise
-    own = options.run / "config.yaml"
-    config = load_data_config([*(["--config", str(own)] if own.is_file() else []), *flags], "idiff evaluate")
+    config = _own_data(options.run, flags, "idiff evaluate")
     out = options.out or Path("evaluation")
     scores = evaluate_pipeline(
         options.run,
@@ -185,6 +209,40 @@ def _evaluate_pipeline(options: argparse.Namespace, flags: list[str]) -> None:
     if scores is not None:
         _print_scores(scores)
         print(out / "results.json", file=sys.stderr)
+
+
+def _own_data(folder: Path, flags: list[str], prog: str) -> DataConfig:
+    """What the pipeline in `folder` was trained on, unless flags say otherwise."""
+    from .arguments import load_data_config
+
+    own = folder / "config.yaml"
+    return load_data_config([*(["--config", str(own)] if own.is_file() else []), *flags], prog)
+
+
+def _sensitivity(options: argparse.Namespace, flags: list[str]) -> None:
+    from .pipeline_scores import pipeline_sensitivity
+
+    model: Path = options.model
+    folder = model if (model / "model_index.json").is_file() else model / "pipeline"
+    results = pipeline_sensitivity(
+        folder,
+        _own_data(folder, flags, "idiff sensitivity"),
+        options.out,
+        num_images=options.num_images,
+        num_times=options.num_times,
+        method=options.method,
+    )
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        rows = [("t", [f"{t:.3f}" for t in results["times"]])]
+        columns = (*zip(*results["normalized"], strict=True), results["condition"])
+        for name, values in zip((*results["latents"], "all, against none"), columns, strict=True):
+            rows.append((name, [f"{value:.3g}" for value in values]))
+        width = max(len(name) for name, _ in rows)
+        for name, cells in rows:
+            print(name.ljust(width), *(cell.rjust(8) for cell in cells))
+    print(options.out / f"{options.method}.png", file=sys.stderr)
 
 
 def _metrics(options: argparse.Namespace) -> None:
@@ -218,6 +276,8 @@ def _print_scores(scores: Mapping[str, object]) -> None:
     """A line for each number, with its interval where there is one, then what is undefined and why."""
     values, intervals = scores["values"], scores.get("intervals", {})
     assert isinstance(values, dict) and isinstance(intervals, dict)
+    if "codes" in scores:
+        print(f"codes: {scores['codes']}")
     print(
         f"{scores['num_samples']} rows, {scores['num_latents']} latents, {scores['num_factors']} factors, "
         f"{scores['num_train']} rows to fit on, {scores['num_bins']} bins, seed {scores['seed']}"

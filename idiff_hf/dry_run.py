@@ -29,7 +29,7 @@ def dry_run(config: Config, training_step: Callable[[TrainingRun, int], None]) -
         run = TrainingRun(replace(config, train=train))
         say = run.accelerator.print
         total = config.train.max_train_steps
-        windows = [config.optim_ivae, config.optim_unet] if config.model.diffusion else [config.optim_ivae]
+        windows = config.windows.values()
         edges = sorted({0, total, *(w.start_step for w in windows), *(config.stop_step(w) for w in windows)})
         hours = 0.0
         for name, part in run.parts.items():
@@ -49,11 +49,17 @@ def dry_run(config: Config, training_step: Callable[[TrainingRun, int], None]) -
             return
         pipeline = IVAEDiffusionPipeline.from_pretrained(exported)
         pipeline.set_progress_bar_config(disable=True)
-        z = torch.zeros(1, pipeline.latent_dim)
-        sample = pipeline(latents=z, num_inference_steps=2) if config.model.diffusion else pipeline.decode(z)
+        sample = _try(pipeline)
         print(f"memory: {_peak_memory(run.accelerator.device) / 2**30:.2f} GiB")
         print(f"saved, loaded, sampled: {type(sample).__name__}")
         print(f"estimated hours: {hours:.3f}")
+
+
+def _try(pipeline: IVAEDiffusionPipeline) -> object:
+    if pipeline.ivae is None:
+        return pipeline(batch_size=1, num_inference_steps=2)
+    z = torch.zeros(1, pipeline.latent_dim)
+    return pipeline.decode(z) if pipeline.unet is None else pipeline(latents=z, num_inference_steps=2)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .arguments import config_from_yaml
+from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from .builders import build_dataset
 from .config import Config
 from .data import GridDataset, ImageDataset, to_float
-from .figures import channels_last, latent_histograms, reconstruction_figure, to_uint8, traversal_figure
+from .figures import (
+    channels_last,
+    image_grid,
+    latent_histograms,
+    latent_labels,
+    reconstruction_figure,
+    to_uint8,
+    traversal_figure,
+)
 from .metric_figures import factor_latent_scatter
 from .metrics import evaluate, mcc
+from .metrics.discretize import DEFAULT_NUM_BINS, factor_labels
+from .metrics.mutual_information import mutual_information_from_labels
 from .pipelines import IVAEDiffusionPipeline
 from .provenance import versions, write_text
 from .random import generator
 from .readback import by_name, encode_rows, nearest_rendered
 
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
+NUM_SHOWN = 10
+"""Images in a row of a figure."""
 SUPERVISION = {
     "interval": "weakly supervised by u = interval: for each factor and image, on which side of a random cut the factor lies "
     "(mean and variance of that side), less than one bit a factor",
@@ -34,6 +47,7 @@ SUPERVISION = {
     "mean and variance, of the normal law that the factor was drawn from",
     "observed": "supervised by u = observed: columns seen beside each image while training",
     "bounds": "weakly supervised by u = bounds: for each factor and image an interval in which the factor was known to lie",
+    "factors": "supervised by u = factors: the factors themselves",
     "none": "not supervised: no auxiliary variable",
 }
 
@@ -50,14 +64,32 @@ def supervision_statement(config: Config) -> str:
     return f"{text}: {', '.join(columns)}" if columns else text
 
 
-def disentanglement(codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """MIG, MCC and modularity as the card shows them; a code is a posterior mean.
+def disentanglement(
+    codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...], num_categories: int | None = None
+) -> dict[str, Any]:
+    """MIG, MCC and modularity as the card shows them.
 
-    None stands for what a single factor or latent leaves undefined, `undefined` says why.
+    Args:
+        codes: `(N, D)`, see `readback.encode_rows`.
+        factors: `(N, K)`, integer labels or continuous values.
+        names: Of the K factors.
+        num_categories: Where a code is the number of a class: of how many. Then there is a bin for each class, latents are matched to
+            factors by mutual information, and MCC, which takes the number for a size, means nothing.
+
+    Returns:
+        The scores. None stands for what a single factor or latent leaves undefined, `undefined` says why; `matched_latent` is -1 for a
+        factor without a latent.
     """
-    record = evaluate(codes, factors, metrics=("mig", "modularity", "mcc"))
+    num_bins = max(DEFAULT_NUM_BINS, num_categories or 0)
+    record = evaluate(codes, factors, metrics=("mig", "modularity", "mcc"), num_bins=num_bins)
     values: dict[str, Any] = record.values
     spearman = mcc(codes, factors, correlation="spearman")
+    matched = spearman.assignment
+    if num_categories is not None:
+        told = mutual_information_from_labels(codes, factor_labels(factors), num_bins).matrix
+        matched = np.full(len(names), -1)
+        latents, columns = linear_sum_assignment(told, maximize=True)
+        matched[columns] = latents
     gaps = values["mig_per_factor"]
     return {
         "mig": values["mig"],
@@ -67,9 +99,7 @@ def disentanglement(codes: np.ndarray, factors: np.ndarray, names: tuple[str, ..
         "mcc_spearman_per_factor": by_name(names, spearman.per_factor),
         "modularity": values["modularity"],
         "modularity_active_dims": values["modularity_active_dims"],
-        "matched_latent": {
-            name: int(latent) for name, latent in zip(names, spearman.assignment, strict=True)
-        },
+        "matched_latent": {name: int(latent) for name, latent in zip(names, matched, strict=True)},
         "undefined": record.undefined,
     }
 
@@ -78,7 +108,8 @@ def evaluate_run(output_dir: Path) -> Path | None:
     """Measure a finished run from what it saved, and write `results.json` and `figures/`.
 
     Args:
-        output_dir: A run's folder, with `pipeline/`, `training.json` and, where it was trained, `supervision_baseline/`.
+        output_dir: A run's folder, with `pipeline/`, `training.json` and, where they were trained, `supervision_baseline/` and
+            `supervised_probe/`.
 
     Returns:
         The path of `results.json`; None on a process that is not the first.
@@ -94,9 +125,19 @@ def evaluate_run(output_dir: Path) -> Path | None:
     _, held_out = dataset.split(config.data.held_out, config.train.seed)
     order = torch.randperm(len(held_out), generator=generator(config.train.seed, "evaluation"))
     rows = held_out[order[: config.eval.num_samples]]
-    codes, factors = encode_rows(pipeline, dataset, rows)
-    names, figures = dataset.factor_names, output_dir / "figures"
-    metrics = disentanglement(codes, factors, names) if names else None
+    figures = output_dir / "figures"
+    measured: dict[str, Any] = dict.fromkeys(("metrics", SUPERVISION_BASELINE, SUPERVISED_PROBE))
+    if pipeline.ivae is not None:
+        measured = _codes(config, pipeline, dataset, rows, figures)
+        for name in (SUPERVISION_BASELINE, SUPERVISED_PROBE):
+            measured[name] = _baseline(output_dir / name, dataset, rows)
+    drawn = rows[: config.eval.num_generated]
+    if pipeline.takes_vectors:
+        generation = None
+    elif pipeline.ivae is None:
+        generation = _unconditional(config, pipeline, dataset, drawn, figures)
+    else:
+        generation = _generation(config, pipeline, dataset, drawn, figures)
     results: dict[str, Any] = {
         "schema": 1,
         "config": config.to_dict(),
@@ -107,41 +148,30 @@ def evaluate_run(output_dir: Path) -> Path | None:
             "channels": dataset.channels,
             "held_out_fraction": config.data.held_out,
             "num_held_out": len(held_out),
-            "num_samples": len(rows),
+            "num_samples": 0 if pipeline.ivae is None else len(rows),
         },
         "supervision": {
             "aux": config.aux.name,
             "label_to_z": config.aux.label_to_z,
             "statement": supervision_statement(config),
         },
-        "estimator": {
-            "num_bins": 20,
-            "mig": "equal-width bins of posterior means, mutual information over factor entropy",
-            "mcc": "absolute correlation of posterior means, Hungarian assignment",
-        },
+        "estimator": {} if pipeline.ivae is None else _estimator(_num_categories(pipeline)),
         "model": {
-            "metrics": metrics,
+            "metrics": measured["metrics"],
             "num_parameters": {
                 "ivae": _num_parameters(pipeline.ivae),
+                "autoencoder": _num_parameters(pipeline.vae),
                 "unet": _num_parameters(pipeline.unet) + _num_parameters(pipeline.conditioning),
             },
         },
-        "supervision_baseline": _baseline(output_dir, dataset, rows) if names else None,
-        "generation": None
-        if pipeline.takes_vectors
-        else _generation(config, pipeline, dataset, rows[: config.eval.num_generated], figures),
+        SUPERVISION_BASELINE: measured[SUPERVISION_BASELINE],
+        SUPERVISED_PROBE: measured[SUPERVISED_PROBE],
+        "generation": generation,
         "training": {name: value for name, value in facts.items() if name not in ("hardware", "command")},
         "hardware": facts["hardware"],
         "versions": versions(),
         "command": facts["command"],
     }
-    matched = metrics["matched_latent"] if metrics else {}
-    labels = [_latent_label(dim, matched) for dim in range(pipeline.latent_dim)]
-    latent_histograms(codes, labels, figures / "latents.png")
-    if names:
-        factor_latent_scatter(codes, factors, names, figures / "scatter.png")
-    if not pipeline.takes_vectors:
-        _traversals(config, pipeline, torch.from_numpy(codes[:1]).float(), labels, figures)
     path = output_dir / "results.json"
     write_text(path, json.dumps(results, indent=2) + "\n")
     return path
@@ -157,9 +187,48 @@ def load_run(output_dir: Path) -> tuple[Config, IVAEDiffusionPipeline]:
     return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(PartialState().device)
 
 
-def _baseline(output_dir: Path, dataset: ImageDataset, rows: Tensor) -> dict[str, Any] | None:
-    folder = output_dir / "supervision_baseline"
-    if not (folder / "pipeline").exists():
+def _num_categories(pipeline: IVAEDiffusionPipeline) -> int | None:
+    """Classes of each latent, None where latents are numbers."""
+    assert pipeline.ivae is not None
+    config = pipeline.ivae.config
+    return int(config["num_categories"]) if config["latent_type"] == "categorical" else None
+
+
+def _estimator(num_categories: int | None) -> dict[str, Any]:
+    if num_categories is None:
+        return {
+            "num_bins": DEFAULT_NUM_BINS,
+            "mig": "equal-width bins of posterior means, mutual information over factor entropy",
+            "mcc": "absolute correlation of posterior means, Hungarian assignment",
+        }
+    return {
+        "num_bins": max(DEFAULT_NUM_BINS, num_categories),
+        "codes": "the number of the likeliest class of each latent",
+        "mig": "a bin for each class, mutual information over factor entropy",
+        "mcc": "absolute correlation of class numbers, Hungarian assignment; without meaning, for classes have no order",
+        "matched_latent": "mutual information, Hungarian assignment",
+    }
+
+
+def _codes(
+    config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
+) -> dict[str, Any]:
+    """`metrics` of held-out codes, None where no factor is known; the figures of latents."""
+    codes, factors = encode_rows(pipeline, dataset, rows)
+    names = dataset.factor_names
+    metrics = disentanglement(codes, factors, names, _num_categories(pipeline)) if names else None
+    matched = metrics["matched_latent"] if metrics else {}
+    labels = latent_labels(codes.shape[1], matched)
+    latent_histograms(codes, labels, folder / "latents.png")
+    if names:
+        factor_latent_scatter(codes, factors, names, folder / "scatter.png")
+    if not pipeline.takes_vectors:
+        _traversals(config, pipeline, pipeline.encode(dataset.images(rows[:1])), labels, folder)
+    return {"metrics": metrics}
+
+
+def _baseline(folder: Path, dataset: ImageDataset, rows: Tensor) -> dict[str, Any] | None:
+    if not dataset.factor_names or not (folder / "pipeline").exists():
         return None
     config, pipeline = load_run(folder)
     codes, factors = encode_rows(pipeline, dataset, rows)
@@ -169,26 +238,42 @@ def _baseline(output_dir: Path, dataset: ImageDataset, rows: Tensor) -> dict[str
     }
 
 
+def _draw(config: Config, pipeline: IVAEDiffusionPipeline, count: int, **condition: Any) -> Tensor:
+    """So many images `(count, C, H, W)` in [0, 1] of the diffusion model, each from noise of its own."""
+    generators = [generator(config.train.seed, "generation", i, device=pipeline.device) for i in range(count)]
+    images: Tensor = pipeline(
+        **condition,
+        num_inference_steps=config.eval.num_inference_steps,
+        generator=generators,
+        output_type="pt",
+    ).images
+    return images
+
+
+def _every_image(dataset: ImageDataset) -> GridDataset | None:
+    """The dataset where an image of every combination is known; with a nuisance, which is no factor, none need be near another."""
+    return dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
+
+
 def _generation(
     config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
-) -> dict[str, Any]:
-    """Held-out images generated anew from their posterior means, compared with themselves and, in a grid of factors, read back."""
+) -> dict[str, Any] | None:
+    """Held-out images generated anew from their latents, compared with themselves and, in a grid of factors, read back.
+
+    The iVAE's decoder is left out where lambda_rec = 0 left it untrained; None where nothing else draws.
+    """
     originals = dataset.images(rows)
     latents = pipeline.encode(originals)
-    drawn: dict[str, Tensor] = {"ivae": pipeline.decode(latents, "pt")}
+    drawn: dict[str, Tensor] = {}
+    if config.loss.rec > 0:
+        drawn["ivae"] = pipeline.decode(latents, "pt")
     if pipeline.unet is not None:
         for scale in config.eval.guidance_scales:
-            generators = [
-                generator(config.train.seed, "generation", i, device=pipeline.device)
-                for i in range(len(rows))
-            ]
-            drawn[str(float(scale))] = pipeline(
-                latents=latents,
-                guidance_scale=scale,
-                num_inference_steps=config.eval.num_inference_steps,
-                generator=generators,
-                output_type="pt",
-            ).images
+            drawn[str(float(scale))] = _draw(
+                config, pipeline, len(rows), latents=latents, guidance_scale=scale
+            )
+    if not drawn:
+        return None
     target = to_float(originals)
     images = {name: image.float() * 2.0 - 1.0 for name, image in drawn.items()}
     report: dict[str, dict[str, Any]] = {
@@ -196,21 +281,24 @@ def _generation(
         for name, image in images.items()
     }
     rendered = None
-    # a nuisance is not in the factors, so that no image of the grid need be near
-    if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None:
-        read = nearest_rendered(dataset, torch.cat([target, *images.values()])).split(len(rows))
+    if (grid := _every_image(dataset)) is not None:
+        nearest = nearest_rendered(grid, torch.cat([target, *images.values()]))
         factors, names = dataset.factors(rows), dataset.factor_names
-        right = [by_name(names, (labels == factors).float().mean(dim=0)) for labels in read]
+        right = [
+            by_name(names, (grid.factors(part) == factors).float().mean(dim=0))
+            for part in nearest.split(len(rows))
+        ]
         rendered = {"readback": right[0]}
         for entry, rates in zip(report.values(), right[1:], strict=True):
             entry["readback"] = rates
-    ivae = report.pop("ivae")
-    for entry in report.values():
-        entry["mse_ratio"] = entry["mse"] / ivae["mse"]
-    pictures = {name: to_uint8(channels_last(image[:10])) for name, image in drawn.items()}
+    ivae = report.pop("ivae", None)
+    if ivae is not None:
+        for entry in report.values():
+            entry["mse_ratio"] = entry["mse"] / ivae["mse"]
+    pictures = {name: to_uint8(channels_last(image[:NUM_SHOWN])) for name, image in drawn.items()}
     reconstruction_figure(
-        channels_last(originals[:10]),
-        pictures.pop("ivae"),
+        channels_last(originals[:NUM_SHOWN]),
+        pictures.pop("ivae", None),
         {float(k): v for k, v in pictures.items()},
         folder / "reconstructions.png",
     )
@@ -224,23 +312,69 @@ def _generation(
     }
 
 
+def _unconditional(
+    config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
+) -> dict[str, Any]:
+    """Images drawn from noise alone and, in a grid of factors, how far each is from the nearest image of the dataset.
+
+    Beside the distances stand how many images of the dataset are the nearest to one that was drawn, fewer where draws are alike, and the
+    distance between two held-out images taken at random, as a measure.
+    """
+    drawn = _draw(config, pipeline, len(rows), batch_size=len(rows))
+    nearest: dict[str, Any] | None = None
+    if (grid := _every_image(dataset)) is not None:
+        images = drawn.float() * 2.0 - 1.0
+        found = nearest_rendered(grid, images)
+        distances = _squared_distances(images, to_float(grid.images(found)))
+        originals = to_float(grid.images(rows))
+        nearest = {
+            "mean": float(distances.mean()),
+            "median": float(distances.median()),
+            "max": float(distances.max()),
+            "each": distances.tolist(),
+            "num_distinct": len(found.unique()),
+            "between_held_out": float(_squared_distances(originals, originals.roll(1, dims=0)).mean()),
+        }
+    pictures = to_uint8(channels_last(drawn))
+    full = [pictures[i : i + NUM_SHOWN] for i in range(0, len(pictures), NUM_SHOWN)]
+    shown = [row for row in full[:NUM_SHOWN] if len(row) == len(full[0])]
+    image_grid(shown, [str(i * NUM_SHOWN) for i in range(len(shown))], folder / "samples.png")
+    return {
+        "num_images": len(rows),
+        "num_inference_steps": config.eval.num_inference_steps,
+        "solver": type(pipeline.scheduler).__name__,
+        "rendered": None,
+        "ivae": None,
+        "ddpm": {},
+        "unconditional": {"nearest": nearest},
+    }
+
+
+def _squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Mean over pixels of each pair of images `(N, C, H, W)` in [-1, 1], `(N,)`."""
+    return (one - other).square().flatten(1).mean(dim=1)
+
+
 def _traversals(
     config: Config, pipeline: IVAEDiffusionPipeline, latents: Tensor, labels: list[str], folder: Path
 ) -> None:
-    steps = config.eval.num_inference_steps
-    images = pipeline.traverse(latents, values=TRAVERSAL_VALUES, decoder="ivae", output_type="np")
-    traversal_figure(to_uint8(images), TRAVERSAL_VALUES, labels, folder / "traversal_ivae.png")
-    if pipeline.unet is not None:
+    """One latent at a time along its range, or through its classes, by each decoder that was trained."""
+    classes = _num_categories(pipeline)
+    values = TRAVERSAL_VALUES if classes is None else tuple(range(classes))
+    trained: dict[Literal["ivae", "ddpm"], bool] = {
+        "ivae": config.loss.rec > 0,
+        "ddpm": pipeline.unet is not None,
+    }
+    for decoder in (name for name, learned in trained.items() if learned):
         images = pipeline.traverse(
-            latents, values=TRAVERSAL_VALUES, decoder="ddpm", num_inference_steps=steps, output_type="np"
+            latents,
+            values=values,
+            decoder=decoder,
+            num_inference_steps=config.eval.num_inference_steps,
+            output_type="np",
         )
-        traversal_figure(to_uint8(images), TRAVERSAL_VALUES, labels, folder / "traversal_ddpm.png")
+        traversal_figure(to_uint8(images), values, labels, folder / f"traversal_{decoder}.png")
 
 
 def _num_parameters(module: torch.nn.Module | None) -> int:
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
-
-
-def _latent_label(dim: int, matched: Mapping[str, int]) -> str:
-    factor = next((name for name, latent in matched.items() if latent == dim), None)
-    return f"z{dim}" if factor is None else f"z{dim} {factor}"

@@ -73,13 +73,13 @@ def image_grid(
 
 
 def reconstruction_figure(
-    originals: np.ndarray, ivae: np.ndarray, ddpm: Mapping[float, np.ndarray], path: Path
+    originals: np.ndarray, ivae: np.ndarray | None, ddpm: Mapping[float, np.ndarray], path: Path
 ) -> None:
     """Write the input above what the iVAE decoder and the diffusion model make of its latents (Figure 7).
 
     Args:
         originals: The images that were encoded, `(n, H, W, C)` uint8.
-        ivae: Images of the iVAE decoder, of the same shape.
+        ivae: Images of the iVAE decoder, of the same shape; None if it is untrained.
         ddpm: Images of the diffusion model for each guidance gamma (Eq. 10), of the same shape;
             empty if there is no U-Net.
         path: The PNG file.
@@ -88,11 +88,9 @@ def reconstruction_figure(
         ValueError: As in `image_grid`.
     """
     gammas = sorted(ddpm)
-    image_grid(
-        [originals, ivae, *(ddpm[gamma] for gamma in gammas)],
-        ["input", "iVAE decoder", *(f"DDPM, guidance {gamma:g}" for gamma in gammas)],
-        path,
-    )
+    drawn = {"input": originals, "iVAE decoder": ivae} | {f"DDPM, guidance {g:g}": ddpm[g] for g in gammas}
+    rows = {label: images for label, images in drawn.items() if images is not None}
+    image_grid(list(rows.values()), list(rows), path)
 
 
 def traversal_figure(images: np.ndarray, values: Sequence[float], labels: Sequence[str], path: Path) -> None:
@@ -145,6 +143,17 @@ def latent_histograms(codes: np.ndarray, labels: Sequence[str], path: Path) -> N
     for panel in panels[len(labels) :]:
         panel.remove()
     save_figure(figure, path)
+
+
+def latent_labels(num_latents: int, matched: Mapping[str, int]) -> list[str]:
+    """`z0`, `z1`, ... , each with the name of the factor that it is matched to, where there is one.
+
+    Args:
+        num_latents: D.
+        matched: The latent of each factor; -1 for none.
+    """
+    factors = {latent: name for name, latent in matched.items()}
+    return [f"z{dim} {factors[dim]}" if dim in factors else f"z{dim}" for dim in range(num_latents)]
 
 
 def save_figure(figure: Figure, path: Path) -> None:

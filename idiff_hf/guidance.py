@@ -5,20 +5,19 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def drop_condition(latents: Tensor, uniform: Tensor, drop_prob: float) -> Tensor:
-    """Set z to zero, the null condition, for a random part of the samples.
+def dropped(uniform: Tensor, drop_prob: float) -> Tensor:
+    """Which samples are shown the null condition.
 
     Each sample is dropped by itself (not the whole batch), and only what the U-Net sees: reconstruction and KL keep their z.
 
     Args:
-        latents: z, `(B, D)`.
         uniform: Numbers in [0, 1), `(B,)`; a sample is dropped where its number lies below `drop_prob`. Zeros force the drop.
         drop_prob: Between 0 and 1; the paper: 0.2.
 
     Returns:
-        `(B, D)`.
+        Booleans `(B,)`.
     """
-    return latents * (uniform >= drop_prob).to(latents.dtype).unsqueeze(-1)
+    return uniform < drop_prob
 
 
 def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
@@ -28,7 +27,7 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
     these predictions guides the score.
 
     Args:
-        unconditional: Prediction for z = 0, any shape.
+        unconditional: Prediction for the null condition, any shape.
         conditional: Prediction for z, same shape.
         guidance_scale: gamma: 1 is the conditional model, 0 the unconditional one, the paper uses 4.
     """

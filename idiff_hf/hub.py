@@ -11,6 +11,17 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
+from .model_types import (
+    has_ivae,
+    is_categorical,
+    learns_decoder,
+    model_sentence,
+    model_type,
+    settings,
+    training_sentence,
+)
+
 SCHEMA = 1
 
 _FACTORS = "one number for each factor"
@@ -29,7 +40,11 @@ _GENERATED: dict[str, Any] = {"mse": float}
 _READ_BACK: dict[str, Any] = {"readback": _FACTORS}
 _REQUIRED: dict[str, Any] = {
     "config": {
-        "model": {"backbone": str, "latent_dim": int, "prior_type": str},
+        "aux": {"name": str},
+        "model": {"backbone": str, "latent_dim": int, "prior_type": str, "diffusion": None},
+        "unet": {"prediction_type": str},
+        "loss": {"rec": float, "kl": float, "kl_anneal_factor": float, "timestep_beta": float},
+        "cfg": {},
         "train": {"train_batch_size": int},
     },
     "data": {
@@ -55,14 +70,14 @@ _REQUIRED: dict[str, Any] = {
     "versions": {},
     "command": str,
 }
-_GENERATION = {
+_GENERATION: dict[str, Any] = {
     "num_images": int,
     "num_inference_steps": int,
     "rendered": None,
-    "ivae": _GENERATED,
+    "ivae": None,
     "ddpm": {},
 }
-_DDPM = {**_GENERATED, "mse_ratio": float}
+_NEAREST = {"mean": float, "median": float, "max": float, "num_distinct": int, "between_held_out": float}
 _BASELINE = {"metrics": _METRICS, "steps": int}
 _REAL_IMAGES = {"num_images": int, "exact": _FACTORS, "within_one": _FACTORS}
 
@@ -81,6 +96,10 @@ _HEADLINE = {
     "modularity": "Modularity, all latents",
     "modularity_active_dims": "Modularity, active latents",
 }
+_MCC = ("mcc_spearman", "mcc_pearson")
+"""What means nothing of class numbers."""
+_BESIDE = {SUPERVISION_BASELINE: "u alone", SUPERVISED_PROBE: "labels (probe)"}
+"""What stands beside the model in the tables."""
 
 
 def write_card(folder: Path) -> Path:
@@ -112,33 +131,37 @@ def build_card(results: Mapping[str, Any]) -> str:
     """The card as Markdown with a YAML head, whose `model-index` holds the figures as numbers.
 
     Args:
-        results: The content of `results.json`, schema 1. `model.metrics` may be null (no factor is known),
-            `generation` null (vectors), `generation.rendered` null (no grid of factors to read images back in),
-            `supervision_baseline` null, `generation.ddpm` empty (no U-Net), and `real_images` (what
-            `readback.read_real_images` returns) absent: the card says what was not measured.
+        results: The content of `results.json`, schema 1. `model.metrics` may be null (no factor is known, or no latents are there),
+            `generation` null (vectors, or nothing that draws), `generation.rendered` null (no grid of factors to read images back in),
+            `generation.ivae` null (lambda_rec = 0 left the decoder untrained, and there is no `mse_ratio` then), `generation.ddpm`
+            empty (no U-Net), `supervision_baseline` null, and absent `supervised_probe`, `generation.unconditional` (of a model without
+            latents) and `real_images` (what `readback.read_real_images` returns): the card says what was not measured.
 
     Raises:
         ValueError: Another schema, a missing field, or a value of the wrong type; the message names it.
     """
     _check_results(results)
-    data, model, generation, training = (results[key] for key in ("data", "model", "generation", "training"))
-    baseline, real = results["supervision_baseline"], results.get("real_images")
+    config, data, model, generation, training = (
+        results[key] for key in ("config", "data", "model", "generation", "training")
+    )
+    real = results.get("real_images")
     ddpm = {float(gamma): block for gamma, block in generation["ddpm"].items()} if generation else {}
     gammas = sorted(ddpm)
-    aux = results["supervision"]["aux"]
-    kind = ("VAE" if aux == "none" else "iVAE") + ("+DDPM" if ddpm else "")
-    size = f" {data['image_size']}x{data['image_size']}" if generation else ""
-    name = f"{kind}, {data['name']}{size}, u = {aux}, seed {training['seed']}"
+    unconditional = _unconditional(results)
+    kind = model_type(config)
+    images = data["image_size"] > 1
+    size = f" {data['image_size']}x{data['image_size']}" if images else ""
+    told = f", u = {results['supervision']['aux']}" if has_ivae(config) else ""
+    name = f"{kind}, {data['name']}{size}{told}, seed {training['seed']}"
     licence = next((text for part, text in _LICENCES.items() if part in data["name"]), None)
     card_data = ModelCardData(
         library_name="diffusers",
         license=licence.lower() if licence else None,
-        pipeline_tag="image-to-image",
+        pipeline_tag="image-to-image" if has_ivae(config) else "unconditional-image-generation",
         tags=[
             "idiff_hf",
-            "disentanglement",
-            "identifiable-vae",
-            *(["diffusion"] if ddpm else []),
+            *(["disentanglement", "identifiable-vae"] if has_ivae(config) else []),
+            *(["diffusion"] if config["model"]["diffusion"] else []),
             data["name"],
         ],
         model_name=name,
@@ -150,6 +173,17 @@ def build_card(results: Mapping[str, Any]) -> str:
         **results,
         name=name,
         kind=kind,
+        images=images,
+        has_ivae=has_ivae(config),
+        categorical=is_categorical(config),
+        draws=bool(generation and (generation["ivae"] or ddpm)),
+        learns_decoder=learns_decoder(config),
+        sentence=model_sentence(config),
+        origin=training_sentence(config),
+        settings="; ".join(settings(config)),
+        unconditional=unconditional,
+        nearest=unconditional["nearest"] if unconditional else None,
+        probe=results.get(SUPERVISED_PROBE),
         licence=licence,
         guidances=" and ".join(f"{gamma:g}" for gamma in gammas),
         parameters={part: count for part, count in model["num_parameters"].items() if count},
@@ -160,27 +194,33 @@ def build_card(results: Mapping[str, Any]) -> str:
         speed=f"{training['images_per_second']:.0f}",
         memory=f"{results['hardware']['memory_gib']:g}",
         held_out=f"{100 * data['held_out_fraction']:g} %",
-        metrics_table=_metrics_table(model["metrics"], baseline["metrics"] if baseline else None)
-        if model["metrics"]
-        else None,
+        metrics_table=_metrics_table(results) if model["metrics"] else None,
         factors_table=_factors_table(results, ddpm, gammas) if model["metrics"] else None,
-        errors_table=_errors_table(generation["ivae"], ddpm, gammas) if generation else None,
+        errors_table=_errors_table(generation["ivae"], ddpm, gammas)
+        if generation and not unconditional
+        else None,
         real_table=_real_table(real) if real else None,
-        config_json=json.dumps(results["config"], indent=2),
+        config_json=json.dumps(config, indent=2),
     )
     return str(card) + "\n"
 
 
+def _unconditional(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was measured of a model without latents."""
+    return (results["generation"] or {}).get("unconditional")
+
+
 def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, Any]]) -> list[EvalResult]:
     data, metrics = results["data"], results["model"]["metrics"]
+    generation, unconditional = results["generation"], _unconditional(results)
     size = f"{data['image_size']}x{data['image_size']}"
 
     def entry(kind: str, value: float, name: str, arguments: dict[str, Any] | None = None) -> EvalResult:
         return EvalResult(
-            task_type="image-to-image",
+            task_type="unconditional-image-generation" if unconditional else "image-to-image",
             dataset_type=data["name"],
             dataset_name=", ".join(
-                [data["name"], data["source"], *([size] if results["generation"] else [])]
+                [data["name"], data["source"], *([size] if data["image_size"] > 1 else [])]
             ),
             dataset_split="held-out",
             metric_type=kind,
@@ -189,10 +229,18 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
             metric_args=arguments,
         )
 
-    defined = {kind: name for kind, name in _HEADLINE.items() if metrics and metrics[kind] is not None}
+    meaningless = _MCC if is_categorical(results["config"]) else ()
+    defined = {
+        kind: name
+        for kind, name in _HEADLINE.items()
+        if metrics and metrics[kind] is not None and kind not in meaningless
+    }
     entries = [entry(kind, metrics[kind], name) for kind, name in defined.items()]
-    if results["generation"]:
-        entries.append(entry("mse", results["generation"]["ivae"]["mse"], "Squared error, iVAE decoder"))
+    if unconditional and unconditional["nearest"]:
+        name = "Squared distance to the nearest image of the dataset"
+        entries.append(entry("nearest_mse", unconditional["nearest"]["mean"], name))
+    if generation and generation["ivae"]:
+        entries.append(entry("mse", generation["ivae"]["mse"], "Squared error, iVAE decoder"))
     for gamma, block in sorted(ddpm.items()):
         entries.append(
             entry("mse", block["mse"], f"Squared error, DDPM, guidance {gamma:g}", {"guidance_scale": gamma})
@@ -213,35 +261,42 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _metrics_table(model: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> str:
-    if baseline is None:
-        return _table(("metric", "model"), [(name, _score(model[key])) for key, name in _HEADLINE.items()])
-    return _table(
-        ("metric", "model", "u alone", "difference"),
-        [
-            (name, _score(model[key]), _score(baseline[key]), _difference(model[key], baseline[key]))
-            for key, name in _HEADLINE.items()
-        ],
-    )
+def _beside(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Scores of what the model is compared with, by the names of their columns."""
+    return {column: results[name]["metrics"] for name, column in _BESIDE.items() if results.get(name)}
+
+
+def _metrics_table(results: Mapping[str, Any]) -> str:
+    model, beside = results["model"]["metrics"], _beside(results)
+    meaningless = _MCC if is_categorical(results["config"]) else ()
+    columns: dict[str, list[str]] = {
+        "metric": [f"{name}{' *' if key in meaningless else ''}" for key, name in _HEADLINE.items()],
+        "model": [_score(model[key]) for key in _HEADLINE],
+    }
+    for column, metrics in beside.items():
+        columns[column] = [_score(metrics[key]) for key in _HEADLINE]
+        if column == _BESIDE[SUPERVISION_BASELINE]:
+            columns["difference"] = [
+                "" if key in meaningless else _difference(model[key], metrics[key]) for key in _HEADLINE
+            ]
+    return _table(tuple(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _factors_table(
     results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, Any]], gammas: Sequence[float]
 ) -> str:
-    metrics, generation, baseline = (
-        results["model"]["metrics"],
-        results["generation"],
-        results["supervision_baseline"],
-    )
+    metrics, generation = results["model"]["metrics"], results["generation"]
     columns: dict[str, dict[str, str]] = {
         "MIG": {k: _score(v) for k, v in metrics["mig_per_factor"].items()},
-        "latent": {k: str(v) for k, v in metrics["matched_latent"].items()},
-        "Spearman": {k: _score(v) for k, v in metrics["mcc_spearman_per_factor"].items()},
+        "latent": {k: "none" if v < 0 else str(v) for k, v in metrics["matched_latent"].items()},
     }
-    if baseline:
-        columns["MIG, u alone"] = {k: _score(v) for k, v in baseline["metrics"]["mig_per_factor"].items()}
+    if not is_categorical(results["config"]):
+        columns["Spearman"] = {k: _score(v) for k, v in metrics["mcc_spearman_per_factor"].items()}
+    for column, other in _beside(results).items():
+        columns[f"MIG, {column}"] = {k: _score(v) for k, v in other["mig_per_factor"].items()}
     if generation and generation["rendered"]:
-        read = {"rendered": generation["rendered"], "iVAE": generation["ivae"]}
+        read = {"rendered": generation["rendered"]}
+        read |= {"iVAE": generation["ivae"]} if generation["ivae"] else {}
         read |= {f"DDPM, guidance {gamma:g}": ddpm[gamma] for gamma in gammas}
         columns |= {
             f"read back, {name}": {k: _score(v) for k, v in block["readback"].items()}
@@ -254,8 +309,11 @@ def _factors_table(
 
 
 def _errors_table(
-    ivae: Mapping[str, float], ddpm: Mapping[float, Mapping[str, Any]], gammas: Sequence[float]
+    ivae: Mapping[str, float] | None, ddpm: Mapping[float, Mapping[str, Any]], gammas: Sequence[float]
 ) -> str:
+    if ivae is None:
+        plain = [(f"DDPM, guidance {gamma:g}", f"{ddpm[gamma]['mse']:.4f}") for gamma in gammas]
+        return _table(("images from", "squared error"), plain)
     rows = [("iVAE decoder", f"{ivae['mse']:.4f}", "1")]
     rows += [
         (f"DDPM, guidance {g:g}", f"{ddpm[g]['mse']:.4f}", f"{ddpm[g]['mse_ratio']:.2f}") for g in gammas
@@ -288,19 +346,29 @@ def _check_results(results: Mapping[str, Any]) -> None:
     _check(results, _REQUIRED, "", factors)
     if generation is not None:
         _check(generation, _GENERATION, "generation", factors)
-        blocks = {f"ddpm.{gamma}": block for gamma, block in generation["ddpm"].items()}
-        for name, block in blocks.items():
-            _check(block, _DDPM, f"generation.{name}", factors)
-        if blocks:
+        ivae = generation["ivae"]
+        drawn = {f"ddpm.{gamma}": block for gamma, block in generation["ddpm"].items()}
+        against = {} if ivae is None else {"mse_ratio": float}
+        for name, block in drawn.items():
+            _check(block, {**_GENERATED, **against}, f"generation.{name}", factors)
+        if drawn:
             _check(generation, {"solver": str}, "generation", factors)
-        if generation["rendered"] is not None:
-            for name, block in {
-                **blocks,
-                "ivae": generation["ivae"],
-                "rendered": generation["rendered"],
-            }.items():
+        if ivae is not None:
+            _check(ivae, _GENERATED, "generation.ivae", factors)
+            drawn["ivae"] = ivae
+        if (rendered := generation["rendered"]) is not None:
+            for name, block in {**drawn, "rendered": rendered}.items():
                 _check(block, _READ_BACK, f"generation.{name}", factors)
-    for name, required in (("supervision_baseline", _BASELINE), ("real_images", _REAL_IMAGES)):
+        if generation.get("unconditional") is not None:
+            _check(generation, {"solver": str, "unconditional": {"nearest": None}}, "generation", factors)
+            if (nearest := generation["unconditional"]["nearest"]) is not None:
+                _check(nearest, _NEAREST, "generation.unconditional.nearest", factors)
+    optional = (
+        (SUPERVISION_BASELINE, _BASELINE),
+        (SUPERVISED_PROBE, _BASELINE),
+        ("real_images", _REAL_IMAGES),
+    )
+    for name, required in optional:
         if results.get(name) is not None:
             _check(results[name], required, name, factors)
 

@@ -130,6 +130,55 @@ def importance_heatmap(importance: npt.ArrayLike, factor_names: Sequence[str], p
     )
 
 
+def sensitivity_heatmap(
+    effect: npt.ArrayLike,
+    sigma_over_alpha: npt.ArrayLike,
+    times: npt.ArrayLike,
+    labels: Sequence[str],
+    path: Path,
+) -> None:
+    """Write how much a U-Net's prediction depends on each latent (row) at each time (column), of eps and of x_0.
+
+    Each picture has a scale of its own, from its lowest value, or 0 where none is negative, to its highest.
+
+    Args:
+        effect: Of eps, shape (n_times, n_latents), as in `Sensitivity.normalized`.
+        sigma_over_alpha: What it is multiplied by to be of x_0, shape (n_times,).
+        times: t, shape (n_times,).
+        labels: The names of the latents.
+        path: The PNG file; its folder is made.
+
+    Raises:
+        ValueError: Arrays that are not finite or of other shapes, or a wrong number of labels.
+    """
+    of_eps, ratio, columns = (np.asarray(a, dtype=np.float64) for a in (effect, sigma_over_alpha, times))
+    shape = (columns.size, len(labels))
+    if of_eps.shape != shape or ratio.shape != columns.shape or not np.isfinite(of_eps).all():
+        raise ValueError(
+            f"effect must be finite of shape (n_times, n_latents), {shape} by times and labels, got shape {of_eps.shape}"
+        )
+    num_times, num_latents = shape
+    figure = Figure(
+        figsize=(2 * (_CELL * 0.75 * num_times + 2.4), _CELL * 0.6 * num_latents + 1.5),
+        dpi=_DPI,
+        layout="constrained",
+    )
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, values, name in zip(panels, (of_eps, of_eps * ratio[:, None]), ("eps", "x_0"), strict=True):
+        low, high = min(0.0, float(values.min())), float(values.max())
+        picture = panel.imshow(
+            values.T, cmap="viridis", vmin=low, vmax=high if high > low else low + 1.0, aspect="auto"
+        )
+        panel.set_xticks(range(num_times), [f"{t:.2g}" for t in columns], fontsize=8)
+        panel.set_yticks(range(num_latents), labels, fontsize=8)
+        panel.set_xlabel("t (1 is noise)", fontsize=8)
+        panel.set_title(f"Effect of each latent on the predicted {name}", fontsize=10)
+        bar = figure.colorbar(picture, ax=panel)
+        bar.set_label("Euclidean norm", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+    save_figure(figure, path)
+
+
 def factor_latent_scatter(
     codes: npt.ArrayLike,
     factors: npt.ArrayLike,

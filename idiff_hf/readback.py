@@ -29,21 +29,22 @@ def encode_rows(
     batch_size: int = 500,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and factors of rows of a dataset.
+    """Codes, one number for each latent, and factors of rows of a dataset.
 
     Args:
-        pipeline: The model.
+        pipeline: The model, with an iVAE.
         dataset: The images.
         rows: Row numbers, `(N,)`.
         batch_size: Images encoded at once.
         progress: Show a bar.
 
     Returns:
-        Codes `(N, D)` float64 and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
+        Codes `(N, D)` float64, posterior means or, of categorical latents, the number of the likeliest class, and factors `(N, K)`, labels
+        int64 or, where a factor is continuous, floats.
     """
     codes, factors = [], []
     for part in tqdm(rows.split(batch_size), desc="encode", disable=not progress):
-        codes.append(pipeline.encode(dataset.images(part)).cpu())
+        codes.append(pipeline.codes(pipeline.encode(dataset.images(part))).cpu())
         factors.append(dataset.factors(part).cpu())
     return torch.cat(codes).double().numpy(), torch.cat(factors).numpy()
 
@@ -74,7 +75,7 @@ class FactorReader:
 
 
 def nearest_rendered(dataset: GridDataset, images: Tensor, batch_size: int = 4000) -> Tensor:
-    """Labels of the dataset's image that is nearest to each given one, by squared error over all factor combinations.
+    """Row of the dataset's image that is nearest to each given one, by squared error over all factor combinations.
 
     Args:
         dataset: Has an image of every combination.
@@ -82,19 +83,19 @@ def nearest_rendered(dataset: GridDataset, images: Tensor, batch_size: int = 400
         batch_size: Images of the dataset compared at once.
 
     Returns:
-        `(N, K)`.
+        `(N,)` int64 on the CPU.
     """
-    space, queries = dataset.factor_space, images.flatten(1)
+    queries = images.flatten(1)
     best = torch.full((len(images),), float("inf"), device=images.device)
     index = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    for rows in torch.arange(len(space)).split(batch_size):
+    for rows in torch.arange(len(dataset)).split(batch_size):
         candidates = to_float(dataset.images(rows)).flatten(1)
         # |r - q|^2 without |q|^2, which does not decide between the dataset's images
         distance = candidates.square().sum(dim=1) - 2.0 * queries @ candidates.T
         value, position = distance.min(dim=1)
         index = torch.where(value < best, rows.to(index.device)[position], index)
         best = torch.minimum(best, value)
-    return space.factors(index.cpu())
+    return index.cpu()
 
 
 def read_real_images(
@@ -110,8 +111,15 @@ def read_real_images(
 
     Returns:
         `num_images`, and for each factor the rates `exact` and `within_one`.
+
+    Raises:
+        ValueError: One line, for a model without latents that a monotone fit could read.
     """
-    size = int(pipeline.ivae.config.image_size)
+    size = pipeline.image_size
+    if pipeline.ivae is None or pipeline.ivae.config["latent_type"] != "gaussian":
+        raise ValueError(
+            "factors of real images are read by a monotone fit of Gaussian latents, which this model does not have: leave --real out"
+        )
     dataset = Shapes3D(image_size=size, device=pipeline.device)
     rows = torch.randperm(len(dataset), generator=generator(0, "monotone fit"))[:num_fit]
     reader = FactorReader(*encode_rows(pipeline, dataset, rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .annealing import anneal
 from .config import Config, OptimConfig
 
 
@@ -17,31 +18,37 @@ class Phase:
         unet: The DDPM term is in the loss and the U-Net learns.
         released: The MLP of a `released` prior takes part.
         kl_weight: lambda_KL times its annealing factor.
+        autoencoder: The autoencoder's terms are in the loss and it learns.
     """
 
     ivae: bool
     unet: bool
     released: bool
     kl_weight: float
+    autoencoder: bool = False
 
 
 def phase(config: Config, step: int) -> Phase:
-    """The phase of optimiser step `step`: windows of both parts, release of the prior, annealing of the KL weight."""
+    """The phase of optimiser step `step`: windows of all parts, release of the prior, annealing of the KL weight."""
     ivae_start, ivae_stop = config.optim_ivae.start_step, config.stop_step(config.optim_ivae)
-    unet_start, unet_stop = config.optim_unet.start_step, config.stop_step(config.optim_unet)
-    progress = (step - ivae_start) / (ivae_stop - ivae_start)
-    hold, end = config.loss.kl_anneal_hold, config.loss.kl_anneal_end
-    if progress < hold:
-        remaining = 1.0
-    elif progress < end:
-        remaining = (end - progress) / (end - hold)
-    else:
-        remaining = 0.0
+    active = {
+        name: window.start_step <= step < config.stop_step(window) for name, window in config.windows.items()
+    }
+    progress, loss = (step - ivae_start) / (ivae_stop - ivae_start), config.loss
+    factor = anneal(
+        min(max(progress, 0.0), 1.0),
+        factor=loss.kl_anneal_factor,
+        hold=loss.kl_anneal_hold,
+        end=loss.kl_anneal_end,
+        shape=loss.kl_anneal_shape,
+        cycles=loss.kl_anneal_cycles,
+    )
     return Phase(
-        ivae=ivae_start <= step < ivae_stop,
-        unet=config.model.diffusion and unet_start <= step < unet_stop,
+        ivae=active.get("optim_ivae", False),
+        unet=active.get("optim_unet", False),
         released=progress >= config.model.prior_release,
-        kl_weight=config.loss.kl * config.loss.kl_anneal_factor**remaining,
+        kl_weight=loss.kl * factor,
+        autoencoder=active.get("optim_autoencoder", False),
     )
 
 

@@ -31,15 +31,18 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import Config, OptimConfig
-from .data import Batch, Prefetcher
+from .data import Batch, Prefetcher, to_float
 from .figures import channels_last, image_grid, to_uint8
 from .folders import RunLock, clean_leftovers, commit_folder
 from .losses import IVAEDiffusionLoss
 from .provenance import command, hardware, versions, write_text
-from .random import BatchRandom
+from .random import BatchRandom, generator
 from .stages import Phase, learning_rate
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 1024
+"""That the scale of an autoencoder's latents is measured on."""
 
 
 class TrainingRun:
@@ -161,7 +164,7 @@ class TrainingRun:
         saved = load_checkpoint(folder)
         for change in compare_configs(config_from_yaml(saved.config_text), self.config, folder):
             logger.warning("resumed with another %s", change)
-        live = dict(self.module.named_parameters())
+        live = self._live()
         match_tensors(live, saved.tensors["model"], "model")
         averages = self._averages()
         match_tensors(averages, saved.tensors["ema"], "ema")
@@ -169,8 +172,8 @@ class TrainingRun:
         for name, optimizer in self.optimizers.items():
             load_optimizer_tensors(optimizer, self._named(name), saved.tensors[f"optimizer_{name}"])
         with torch.no_grad():
-            for name, parameter in live.items():
-                parameter.copy_(saved.tensors["model"][name])
+            for name, tensor in live.items():
+                tensor.copy_(saved.tensors["model"][name])
             for name, average in averages.items():
                 average.copy_(saved.tensors["ema"][name])
         for name, ema in self.ema.items():
@@ -237,7 +240,8 @@ class TrainingRun:
 
     def optimizer_step(self, step: int, phase: Phase) -> None:
         """Clip, set the learning rate, step and average each part that learns at this step."""
-        for name, active in (("ivae", phase.ivae), ("unet", phase.unet)):
+        learning = {"ivae": phase.ivae, "autoencoder": phase.autoencoder, "unet": phase.unet}
+        for name, active in learning.items():
             if active:
                 optim, optimizer = self._optim(name), self.optimizers[name]
                 nn.utils.clip_grad_norm_(self.parts[name].parameters(), optim.max_grad_norm)
@@ -249,6 +253,17 @@ class TrainingRun:
                 if step + 1 == self.config.stop_step(optim) < self.config.train.max_train_steps:
                     # what is frozen is what is published
                     self.ema[name].copy_to(self.parts[name].parameters())
+                    if name == "autoencoder":
+                        self._calibrate()
+
+    def _calibrate(self) -> None:
+        """Give the finished autoencoder its scale, by the same training images on every process."""
+        train, _ = self.dataset.split(self.config.data.held_out, self.config.train.seed)
+        order = torch.randperm(len(train), generator=generator(self.config.train.seed, "calibration"))
+        rows = train[order[:CALIBRATION_IMAGES]]
+        self.module.eval()
+        self.module.calibrate(to_float(self.dataset.images(rows)))
+        self.module.train()
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add the terms of one micro-batch to the window that is logged next."""
@@ -301,9 +316,8 @@ class TrainingRun:
 
     def checkpoint(self, done: int) -> Path:
         """Commit a checkpoint that says `done` steps are done."""
-        named = dict(self.module.named_parameters())
         tensors = {
-            "model": {name: parameter.detach() for name, parameter in named.items()},
+            "model": {name: tensor.detach() for name, tensor in self._live().items()},
             "ema": self._averages(),
         }
         for name, optimizer in self.optimizers.items():
@@ -356,11 +370,14 @@ class TrainingRun:
         with self.averaged() as module:
             pipeline = build_pipeline(self.config, module)
             pipeline.set_progress_bar_config(disable=True)
-            rows = [channels_last(originals), to_uint8(pipeline.reconstruct(originals, "np"))]
-            labels = ["input", "iVAE"]
+            rows, labels = [channels_last(originals)], ["input"]
+            if self.config.model.ivae and self.config.loss.rec > 0:
+                rows.append(to_uint8(pipeline.reconstruct(originals, "np")))
+                labels.append("iVAE")
             if self.config.model.diffusion and done > self.config.optim_unet.start_step:
                 generators = [torch.Generator(self.accelerator.device).manual_seed(i) for i in range(8)]
-                drawn = pipeline(originals, guidance_scale=1.0, generator=generators, output_type="np").images
+                given = {"images": originals} if self.config.model.ivae else {"batch_size": 8}
+                drawn = pipeline(**given, guidance_scale=1.0, generator=generators, output_type="np").images
                 rows.append(to_uint8(drawn))
                 labels.append("DDPM")
         folder = self.output_dir / "samples"
@@ -413,7 +430,12 @@ class TrainingRun:
         return {name: value for name, value in last.items() if name not in ("step", "loss")}
 
     def _optim(self, name: str) -> OptimConfig:
-        return self.config.optim_ivae if name == "ivae" else self.config.optim_unet
+        optim: OptimConfig = getattr(self.config, f"optim_{name}")
+        return optim
+
+    def _live(self) -> dict[str, Tensor]:
+        """Weights, and what norms over the batch keep beside them, by name."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
     def _averages(self) -> dict[str, Tensor]:
         """The averaged weights by the names of the live ones."""

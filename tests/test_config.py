@@ -239,3 +239,151 @@ def test_data_u_and_model_have_to_agree(
     with pytest.raises(ValueError) as caught:
         Config(data=DataConfig(**data), aux=AuxConfig(**aux), model=ModelConfig(**model))
     assert str(caught.value).startswith(message)
+
+
+def refused(groups: dict[str, dict[str, Any]]) -> str:
+    """What building these groups says."""
+    classes = {field.name: field.default_factory for field in dataclasses.fields(Config)}
+    with pytest.raises(ValueError) as caught:
+        Config(**{name: classes[name](**values) for name, values in groups.items()})  # type: ignore[operator, misc]
+    return str(caught.value)
+
+
+UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type": "standard"}}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            {"model": {"ivae": False, "diffusion": False}},
+            "model.ivae=false needs model.diffusion=true: nothing is left to train",
+        ),
+        (
+            {"model": {"ivae": False}},
+            "model.ivae=false has no prior: give model.prior_type=standard and aux.name=none",
+        ),
+        (
+            {**UNCONDITIONAL, "unet": {"conditioning": "tokens"}},
+            "unet.conditioning=tokens needs model.ivae=true: without latents there is nothing to condition on",
+        ),
+        (
+            {**UNCONDITIONAL, "optim_ivae": {"learning_rate": 1.0}},
+            "optim_ivae has no effect with model.ivae=false",
+        ),
+        (
+            {**UNCONDITIONAL, "loss": {"latent_grad_scale": 1.0}},
+            "loss.latent_grad_scale=1.0 has no effect: the iVAE does not learn while the U-Net does",
+        ),
+        (
+            {
+                "data": {"name": "rotation"},
+                "model": {"backbone": "mlp", "diffusion": False},
+                "unet": {"conditioning": "tokens"},
+            },
+            "unet.conditioning=tokens does not go with data.name=rotation: vectors have no U-Net that could attend to tokens",
+        ),
+        (
+            {"model": {"latent_type": "categorical", "prior_type": "known"}},
+            "model.latent_type=categorical has no model.prior_type=known: u states moments of numbers, not of classes",
+        ),
+        (
+            {"model": {"latent_type": "categorical", "prior_family": "uniform"}},
+            "model.prior_family=uniform needs model.latent_type=gaussian, got categorical",
+        ),
+        ({"model": {"uniform_mix": 1.0}}, "model.uniform_mix must lie in [0, 1), got 1.0"),
+        ({"model": {"num_categories": 1}}, "model.num_categories must be 2 or more, got 1"),
+        (
+            {"model": {"logvar_bounds": (1.0, -1.0)}},
+            "model.logvar_bounds must be a lower and a higher number, got (1.0, -1.0)",
+        ),
+        (
+            {"model": {"prior_mean": "zero", "prior_type": "known"}},
+            "model.prior_mean=zero needs model.latent_type=gaussian and model.prior_type=learned or per_dimension, got gaussian, known",
+        ),
+        (
+            {"model": {"backbone": "resnet18", "norm": "none"}},
+            "model.backbone=resnet18 needs model.norm=group or batch, got none",
+        ),
+        (
+            {"data": {"image_size": 48}, "model": {"backbone": "resnet50"}},
+            "data.image_size must be a multiple of 32 for model.backbone=resnet50, got 48",
+        ),
+        (
+            {"model": {"backbone": "resnet18", "pretrained_backbone": "x"}},
+            "model.pretrained_backbone needs a ResNet with model.norm=batch, got model.backbone=resnet18, model.norm=group",
+        ),
+        (
+            {"model": {"freeze_ivae": True}},
+            "model.freeze_ivae=true needs model.pretrained_ivae, the folder of the pipeline whose iVAE is kept",
+        ),
+        (
+            {"model": {"freeze_ivae": True, "pretrained_ivae": "x", "diffusion": False}},
+            "model.freeze_ivae=true needs model.diffusion=true: nothing is left to train",
+        ),
+        (
+            {"model": {"freeze_ivae": True, "pretrained_ivae": "x"}, "optim_ivae": {"stop_step": 5}},
+            "optim_ivae has no effect with model.freeze_ivae=true",
+        ),
+        (
+            {
+                "data": {"name": "own", "path": "x", "aux_columns": ("age",)},
+                "aux": {"name": "observed"},
+                "model": {"prior_type": "per_dimension"},
+            },
+            "model.prior_type=per_dimension needs a u that speaks of each factor, which aux.name=observed does not",
+        ),
+        (
+            {"unet": {"token_dim": 8}},
+            "unet.token_dim needs unet.conditioning=tokens, got unet.conditioning=additive",
+        ),
+        (
+            {"unet": {"conditioning": "tokens", "cross_attention": (3,)}},
+            "unet.cross_attention must name one or more of the resolutions 0 to 2, got (3,)",
+        ),
+        (
+            {"unet": {"conditioning": "tokens", "attention_heads": 7}},
+            "unet.attention_heads=7 must divide the channels of the resolutions that attend, got [64]",
+        ),
+        (
+            {"unet": {"conditioning": "tokens", "attention": True}},
+            "unet.attention=true has no effect with unet.conditioning=tokens, whose attention blocks attend to the image too",
+        ),
+        (
+            {"cfg": {"null_condition": "learned", "drop_prob": 0.0}},
+            "cfg.null_condition=learned needs cfg.drop_prob above 0: it would never be trained",
+        ),
+        ({"loss": {"kl_balance": 1.5}}, "loss.kl_balance must lie in [0, 1], got 1.5"),
+        (
+            {"loss": {"kl_balance": 0.8, "kl_reverse": 1e-4}},
+            "loss.kl_balance=0.8 and loss.kl_reverse=0.0001 are two ways of KL balancing: give one",
+        ),
+        (
+            {"loss": {"kl": 0.0, "free_bits": 0.1}},
+            "loss.kl=0 leaves the KL out: loss.kl_reverse=0.0, loss.kl_balance=None and",
+        ),
+        (
+            {"loss": {"kl_anneal_factor": 0.0}},
+            "loss.kl_anneal_factor=0 needs loss.kl_anneal_shape=linear or cosine: a geometric schedule never leaves 0",
+        ),
+        ({"loss": {"kl_anneal_cycles": 2}}, "loss.kl_anneal_cycles needs loss.kl_anneal_factor other than 1"),
+        ({"loss": {"min_snr_gamma": 1.0}}, "loss.min_snr_gamma needs loss.weighting=min_snr"),
+        ({"loss": {"timestep_beta": 0.5}}, "loss.timestep_beta needs loss.timestep_law=beta"),
+        (
+            {"loss": {"timestep_law": "beta", "timestep_std": 2.0}},
+            "loss.timestep_std needs loss.timestep_law=logit_normal",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(groups: dict[str, dict[str, Any]], message: str) -> None:
+    assert refused(groups).startswith(message)
+
+
+def test_the_windows_are_of_the_parts_that_learn() -> None:
+    assert list(Config().windows) == ["optim_ivae", "optim_unet"]
+    assert list(Config(model=ModelConfig(diffusion=False)).windows) == ["optim_ivae"]
+    frozen = ModelConfig(pretrained_ivae="runs/x/pipeline", freeze_ivae=True)
+    assert list(Config(model=frozen).windows) == ["optim_unet"]
+    assert list(
+        Config(aux=AuxConfig(name="none"), model=ModelConfig(ivae=False, prior_type="standard")).windows
+    ) == ["optim_unet"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import Tensor
-from torch.distributions import Normal, Uniform, kl_divergence
+from torch.distributions import Categorical, Normal, Uniform, kl_divergence
+from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 
-from idiff_hf.distributions import DiagonalGaussian, SoftUniform
+from idiff_hf.distributions import DiagonalGaussian, LatentDistribution, OneHotCategorical, SoftUniform
 
 
 def test_kl_equals_torch_distributions_in_both_directions() -> None:
@@ -96,6 +101,47 @@ def test_kl_to_soft_uniform_equals_quadrature() -> None:
     assert (q.kl(p) > 0).all()
 
 
+def test_kl_from_soft_uniform_equals_quadrature() -> None:
+    for edge in (0.02, 0.1, 1.0):
+        p, q = soft_uniform(edge), gaussians()
+        z, spacing = grid(p)
+        difference = p.log_prob(z) - Normal(q.mean, q.std).log_prob(z)
+        expected = (p.log_prob(z).exp() * difference * spacing).sum(0)
+        torch.testing.assert_close(p.kl(q)[0], expected, rtol=1e-6, atol=1e-8)
+        assert (p.kl(q) > 0).all()
+
+
+def test_kl_from_soft_uniform_equals_its_monte_carlo_estimate() -> None:
+    p, q = soft_uniform(), gaussians()
+    z = p.sample(torch.randn(200_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    drawn = p.log_prob(z) - Normal(q.mean, q.std).log_prob(z)
+    error = drawn.std(0) / math.sqrt(len(z))
+    assert ((drawn.mean(0) - p.kl(q)[0]).abs() < 4 * error).all()
+
+
+def test_kl_from_the_uniform_law_that_it_tends_to_is_that_on_paper() -> None:
+    """To the Gaussian of its own mean and variance: log(sqrt(2 pi) s) + 1/2 - log(2 sqrt(3) s) = log(pi e / 6) / 2, whatever s."""
+    p = soft_uniform(1e-12)
+    found = p.kl(DiagonalGaussian(p.mean, p.logvar))
+    torch.testing.assert_close(found, torch.full_like(found, 0.5 * math.log(math.pi * math.e / 6)))
+
+
+def test_gradient_of_kl_from_soft_uniform_is_right_for_all_moments() -> None:
+    p, q = soft_uniform(), gaussians()
+    moments = [value.clone().requires_grad_() for value in (p.mean, p.logvar, q.mean, q.logvar)]
+    assert torch.autograd.gradcheck(
+        lambda *m: SoftUniform(m[0], m[1]).kl(DiagonalGaussian(m[2], m[3])), moments
+    )
+
+
+def test_variance_of_soft_uniform_is_that_of_its_samples() -> None:
+    p = soft_uniform(0.5)
+    z = p.sample(torch.randn(200_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    square = (z - p.mean) ** 2
+    error = square.std(0) / math.sqrt(len(z))
+    assert ((square.mean(0) - p.variance[0]).abs() < 4 * error).all()
+
+
 def test_kl_to_soft_uniform_equals_its_monte_carlo_estimate() -> None:
     p, q = soft_uniform(), gaussians()
     noise = torch.randn(200_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -136,3 +182,268 @@ def test_soft_uniform_samples_follow_the_distribution_function() -> None:
         drawn, torch.tensor([[1.0], [3.0], [4.0], [-1.0], [2.0]]), rtol=1e-4, atol=1e-5
     )
     assert torch.equal(p.mode(), p.mean)
+
+
+def categorical(uniform_mix: float = 0.01, scale: float = 2.0) -> OneHotCategorical:
+    """Two samples of three variables with four categories, in double precision."""
+    logits = scale * torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return OneHotCategorical(logits.requires_grad_(), uniform_mix)
+
+
+def noise_for(p: OneHotCategorical, category: Tensor) -> Tensor:
+    """Standard normal numbers `(B, D)` that `p.sample` turns to these categories `(B, D)`: the middles of their probabilities."""
+    probs = p.probs.detach()
+    middle = probs.cumsum(-1) - 0.5 * probs
+    return torch.special.ndtri(middle.gather(-1, category[..., None]).squeeze(-1))
+
+
+def test_probabilities_are_mixed_with_the_uniform_law() -> None:
+    p = OneHotCategorical(torch.tensor([[[math.log(3.0), 0.0]]]), 0.2)
+    torch.testing.assert_close(p.probs, torch.tensor([[[0.8 * 0.75 + 0.1, 0.8 * 0.25 + 0.1]]]))
+    torch.testing.assert_close(p.log_probs, p.probs.log())
+
+
+logits = hnp.arrays("float32", (1, 2, 5), elements=st.floats(-200, 200, width=32))
+mixes = st.floats(0.0, 0.99)
+
+
+@given(logits=logits, mix=mixes)
+def test_every_category_has_its_share_of_the_uniform_law(logits: object, mix: float) -> None:
+    p = OneHotCategorical(torch.as_tensor(logits), mix)
+    assert (p.probs >= torch.tensor(mix / 5)).all()
+    torch.testing.assert_close(p.probs.sum(-1), torch.ones(1, 2))
+    assert p.log_probs.isfinite().all()
+    torch.testing.assert_close(p.log_probs.exp(), p.probs)
+
+
+def test_sample_mode_and_codes_agree_with_the_category() -> None:
+    p = OneHotCategorical(torch.tensor([[[0.0, 5.0, 1.0], [2.0, 0.0, 0.0]]]))
+    assert p.noise_shape == (2,)
+    expected = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
+    assert torch.equal(p.mode(), expected)
+    assert torch.equal(p.codes(), torch.tensor([[1.0, 0.0]]))
+    # at the median either has most of its probability
+    assert torch.equal(p.sample(torch.zeros(1, 2)), expected)
+    third = p.sample(torch.tensor([[3.0, 3.0]])).reshape(2, 3)
+    assert torch.equal(third, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("uniform_mix", [0.0, 0.01, 0.5])
+def test_categories_are_drawn_as_often_as_they_are_probable(uniform_mix: float) -> None:
+    """At evenly spaced probabilities each category comes up as its share, give or take one at either of its ends."""
+    count = 4000
+    quantiles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    p = OneHotCategorical(categorical(uniform_mix).logits.reshape(1, 6, 4).expand(count, 6, 4), uniform_mix)
+    drawn = p.sample(torch.special.ndtri(quantiles)[:, None].expand(count, 6)).reshape(count, 6, 4)
+    assert ((drawn.sum(0) - count * p.probs[0]).abs() <= 1.0 + 1e-9).all()
+
+
+def test_variables_are_drawn_independently_and_by_their_probabilities() -> None:
+    probs = categorical().probs[0, :2].detach()
+    p = OneHotCategorical(categorical().logits[:1, :2].detach().expand(40_000, 2, 4))
+    noise = torch.randn(40_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = p.sample(noise).reshape(-1, 2, 4).unbind(1)
+    joint = first.T @ second / len(first)
+    expected = torch.outer(probs[0], probs[1])
+    assert ((joint - expected).abs() < 4 * (expected / len(first)).sqrt()).all()
+
+
+@pytest.mark.parametrize("uniform_mix", [0.0, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_noise_still_draws_one_possible_category(uniform_mix: float, dtype: torch.dtype) -> None:
+    """Where the noise's probability rounds to 0 or 1, and some categories' probabilities to 0 at either end and in the middle."""
+    rows = [
+        [-300.0, 0.0, -300.0, 0.3, -300.0],
+        [0.1, 0.2, 0.3, 0.4, 0.5],
+        [0.0, -300.0, -300.0, -300.0, -300.0],
+    ]
+    p = OneHotCategorical(torch.tensor(rows, dtype=dtype)[None], uniform_mix)
+    for far in (-math.inf, -40.0, -9.0, -5.6, 0.0, 5.3, 5.6, 9.0, 40.0, math.inf):
+        z = p.sample(torch.full((1, 3), far)).reshape(1, 3, 5)
+        assert torch.equal(z.sum(-1), torch.ones(1, 3, dtype=dtype)) and torch.equal(z.amax(-1), z.sum(-1))
+        assert (p.probs[z == 1] > 0).all()
+
+
+@given(logits=logits, mix=mixes, noise=hnp.arrays("float32", (1, 2), elements=st.floats(-10, 10, width=32)))
+def test_a_sample_is_one_hot_whatever_the_probabilities(logits: object, mix: float, noise: object) -> None:
+    p = OneHotCategorical(torch.as_tensor(logits), mix)
+    z = p.sample(torch.as_tensor(noise)).reshape(1, 2, 5)
+    assert torch.equal(z.sum(-1), torch.ones(1, 2)) and torch.equal(z.amax(-1), torch.ones(1, 2))
+    assert (p.probs[z == 1] > 0).all()
+
+
+def test_sample_and_gradient_are_those_of_listing_1() -> None:
+    """The listing's lines on the same draw, with a loss that is not linear."""
+    p, weights = categorical(), torch.linspace(-1, 1, 12, dtype=torch.float64)
+    probs = p.probs
+    torch.manual_seed(0)
+    law = TorchOneHotCategorical(probs=probs)
+    sample = law.sample()
+    grad = law.probs - law.probs.detach()
+    expected = (sample + grad).flatten(1)
+
+    found = p.sample(noise_for(p, sample.argmax(-1)))
+    assert torch.equal(found, sample.flatten(1))
+    losses = [(z @ weights).square().sum() + z.exp().prod(1).sum() for z in (expected, found)]
+    one, two = (torch.autograd.grad(loss, p.logits)[0] for loss in losses)
+    torch.testing.assert_close(two, one)
+    assert two.abs().min() > 0
+
+
+def expected_gradients(p: OneHotCategorical, function: object) -> tuple[Tensor, Tensor]:
+    """Of E[f(z)] with respect to the logits by enumeration of all draws, and the expectation of the straight-through estimate of it.
+
+    Args:
+        p: One sample of D variables with C categories.
+        function: f, of z `(1, D * C)`.
+    """
+    _, dims, categories = p.logits.shape
+    value = torch.zeros((), dtype=torch.float64)
+    estimate = torch.zeros_like(p.logits)
+    for draw in itertools.product(range(categories), repeat=dims):
+        index = torch.tensor([draw])
+        probability = p.probs.gather(-1, index[..., None]).prod()
+        z = p.sample(noise_for(p, index))
+        assert torch.equal(z.reshape(1, dims, categories).argmax(-1), index)
+        loss = function(z)  # type: ignore[operator]
+        value = value + probability * loss.detach()
+        estimate += probability.detach() * torch.autograd.grad(loss, p.logits)[0]
+    return torch.autograd.grad(value, p.logits)[0], estimate
+
+
+def single(dims: int, categories: int, uniform_mix: float) -> OneHotCategorical:
+    generator = torch.Generator().manual_seed(10 * dims + categories)
+    logits = torch.randn(1, dims, categories, generator=generator, dtype=torch.float64)
+    return OneHotCategorical(logits.requires_grad_(), uniform_mix)
+
+
+@pytest.mark.parametrize("uniform_mix", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize(("dims", "categories"), [(1, 2), (1, 5), (2, 3), (3, 3), (4, 2)])
+def test_straight_through_is_exact_for_a_linear_loss(dims: int, categories: int, uniform_mix: float) -> None:
+    p = single(dims, categories, uniform_mix)
+    a = torch.randn(dims * categories, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, estimate = expected_gradients(p, lambda z: (z @ a).sum())
+    torch.testing.assert_close(estimate, exact)
+    assert exact.abs().max() > 0.01
+
+
+def test_straight_through_is_exact_for_products_of_different_variables() -> None:
+    """Linear in each variable for given others: the sample of one is an unbiased coefficient of the other's gradient."""
+    p = single(2, 3, 0.01)
+    m = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, estimate = expected_gradients(p, lambda z: (z[:, :3] @ m * z[:, 3:]).sum())
+    torch.testing.assert_close(estimate, exact)
+    assert exact.abs().max() > 0.01
+
+
+def test_bias_of_straight_through_for_a_square_is_that_on_paper() -> None:
+    """f = <a, z>^2 equals sum a_c^2 z_c on one-hot z: the gradient to p_c is a_c^2, of which the estimate expects 2 <a, p> a_c."""
+    p = single(1, 4, 0.01)
+    a = torch.tensor([1.0, -0.5, 2.0, 0.3], dtype=torch.float64)
+    exact, estimate = expected_gradients(p, lambda z: (z @ a).square().sum())
+    probs = p.probs
+    mean = (probs.detach() @ a).item()
+    on_paper = [
+        torch.autograd.grad((probs @ c).sum(), p.logits, retain_graph=True)[0] for c in (a * a, 2 * mean * a)
+    ]
+    torch.testing.assert_close(exact, on_paper[0])
+    torch.testing.assert_close(estimate, on_paper[1])
+    assert (estimate - exact).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("uniform_mix", [0.0, 0.01, 0.5])
+def test_categorical_kl_equals_torch_distributions_in_both_directions(uniform_mix: float) -> None:
+    p = categorical(uniform_mix)
+    q = OneHotCategorical(p.logits.detach().flip(-1) * 0.7, uniform_mix)
+    for one, other in ((p, q), (q, p)):
+        expected = kl_divergence(Categorical(probs=one.probs), Categorical(probs=other.probs))
+        torch.testing.assert_close(one.kl(other), expected)
+    assert torch.equal(p.kl(p), torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_categorical_kl_to_equal_probabilities_is_what_entropy_lacks() -> None:
+    p = categorical()
+    uniform = OneHotCategorical(torch.zeros_like(p.logits))
+    torch.testing.assert_close(p.kl(uniform), math.log(4) - Categorical(probs=p.probs).entropy())
+
+
+def test_gradient_of_categorical_kl_is_right_for_both_laws() -> None:
+    p = categorical()
+    other = p.logits.detach().flip(0).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda one, two: OneHotCategorical(one).kl(OneHotCategorical(two)), (p.logits, other)
+    )
+
+
+@given(one=logits, other=logits, mix=mixes)
+def test_categorical_kl_is_never_negative_and_bounded_by_the_mix(
+    one: object, other: object, mix: float
+) -> None:
+    p, q = (OneHotCategorical(torch.as_tensor(value).double(), mix) for value in (one, other))
+    kl = p.kl(q)
+    assert kl.isfinite().all() and (kl >= -1e-12).all()
+    if mix > 0:
+        assert (kl <= math.log(5 / mix) + 1e-12).all()
+    # Pinsker: zero only for equal probabilities
+    distance = 0.5 * (p.probs - q.probs).abs().sum(-1)
+    assert (kl >= 2 * distance**2 - 1e-12).all()
+    # logits are known up to a constant
+    torch.testing.assert_close(p.kl(OneHotCategorical(p.logits + 3.0, mix)), torch.zeros(1, 2).double())
+
+
+def test_gradients_of_extreme_logits_stay_finite() -> None:
+    for mix in (0.0, 0.01):
+        one, other = (torch.tensor([[[300.0, 0.0, -300.0]]]).mul(s).requires_grad_() for s in (1, -1))
+        kl = OneHotCategorical(one, mix).kl(OneHotCategorical(other, mix))
+        kl.sum().backward()
+        assert kl.isfinite().all()
+        assert one.grad is not None and one.grad.isfinite().all()
+        assert other.grad is not None and other.grad.isfinite().all()
+
+
+moments = hnp.arrays("float64", (1, 2), elements=st.floats(-8, 8))
+
+
+@given(mean=moments, logvar=moments, other_mean=moments, other_logvar=moments)
+def test_gaussian_and_soft_uniform_kl_are_never_negative(
+    mean: object, logvar: object, other_mean: object, other_logvar: object
+) -> None:
+    q = DiagonalGaussian(torch.as_tensor(mean), torch.as_tensor(logvar))
+    other = torch.as_tensor(other_mean), torch.as_tensor(other_logvar)
+    p, uniform = DiagonalGaussian(*other), SoftUniform(*other)
+    for kl in (q.kl(p), p.kl(q)):
+        assert (kl >= 0).all()
+    # no Gaussian has these edges
+    for kl in (q.kl(uniform), uniform.kl(q)):
+        assert (kl > 0).all()
+
+
+LAWS: list[LatentDistribution] = [gaussians(), soft_uniform(), categorical()]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
+def test_what_all_laws_share(law: LatentDistribution) -> None:
+    noise = torch.zeros(len(law.codes()), *law.noise_shape, dtype=torch.float64)
+    z = law.sample(noise)
+    assert z.shape == law.mode().shape
+    assert law.codes().shape == noise.shape
+    if not isinstance(law, OneHotCategorical):
+        assert torch.equal(law.codes(), law.mode()) and torch.equal(law.mode(), z)
+
+
+@pytest.mark.parametrize("kind", [DiagonalGaussian, SoftUniform, OneHotCategorical])
+def test_a_detached_law_is_the_same_without_gradient(kind: type) -> None:
+    law: LatentDistribution
+    if kind is OneHotCategorical:
+        law = categorical(0.3)
+    else:
+        moments = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
+        law = kind(*moments, 0.7) if kind is SoftUniform else kind(*moments)
+    noise = torch.full((2, 3), 0.4)
+    stopped = law.detach()
+    assert type(stopped) is kind
+    for name, value in vars(law).items():
+        kept = getattr(stopped, name)
+        assert torch.equal(value, kept) if isinstance(value, Tensor) else value == kept
+    assert torch.equal(law.sample(noise), stopped.sample(noise))
+    assert law.sample(noise).requires_grad and not stopped.sample(noise).requires_grad

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from idiff_hf import Config, IVAEDiffusionPipeline, IVAEModel
+from idiff_hf.config import AuxConfig, ModelConfig
 from idiff_hf.hub import build_card, write_card
 
 FACTORS = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
@@ -83,10 +84,40 @@ def _results() -> dict[str, Any]:
 
 def _without_unet() -> dict[str, Any]:
     results = _results()
+    results["config"]["model"]["diffusion"] = False
     results["generation"]["ddpm"] = {}
     results["model"]["num_parameters"]["unet"] = 0
     results["generation"]["solver"] = None
     del results["training"]["final_losses"]["ddpm"]
+    return results
+
+
+def _unconditional() -> dict[str, Any]:
+    results = _results()
+    results["config"] = Config(
+        aux=AuxConfig(name="none"), model=ModelConfig(ivae=False, prior_type="standard")
+    ).to_dict()
+    results["supervision"] = {"aux": "none", "label_to_z": "endpoints", "statement": "Unsupervised."}
+    results["model"] = {"metrics": None, "num_parameters": {"ivae": 0, "unet": 4512345}}
+    results["supervision_baseline"] = None
+    results["data"]["num_samples"] = 0
+    nearest = {"mean": 0.0123, "median": 0.0111, "max": 0.0456, "num_distinct": 91, "between_held_out": 0.5}
+    results["generation"] |= {
+        "rendered": None,
+        "ivae": None,
+        "ddpm": {},
+        "unconditional": {"nearest": {**nearest, "each": [0.0123] * 96}},
+    }
+    return results
+
+
+def _without_decoder() -> dict[str, Any]:
+    """An encoder that was trained by the U-Net's gradient."""
+    results = _results()
+    results["config"]["loss"] |= {"rec": 0.0, "latent_grad_scale": 1.0}
+    results["generation"]["ivae"] = None
+    for block in results["generation"]["ddpm"].values():
+        del block["mse_ratio"]
     return results
 
 
@@ -231,9 +262,177 @@ def test_a_vae_is_not_called_identifiable_or_supervised() -> None:
     results = _results()
     results["supervision_baseline"] = None
     results["supervision"] = {"aux": "none", "label_to_z": "endpoints", "statement": "Unsupervised."}
+    results["config"]["aux"]["name"] = "none"
+    results["config"]["model"]["prior_type"] = "standard"
     card = build_card(results)
     assert "# VAE+DDPM," in card and "An identifiable" not in card and "Weakly" not in card
     assert "There is no auxiliary variable, so there is no supervision baseline." in card
+
+
+def test_the_supervised_probe_has_a_column_and_is_explained() -> None:
+    results = _results()
+    results["supervised_probe"] = {"metrics": _metrics(0.9321), "steps": 3000}
+    card = build_card(results)
+    tables = _tables(card)
+    assert tables[0][0] == ["metric", "model", "u alone", "difference", "labels (probe)"]
+    assert tables[0][2] == ["MIG", "0.901", "0.854", "+0.047", "0.932"]
+    assert tables[1][0][4:6] == ["MIG, u alone", "MIG, labels (probe)"] and tables[1][2][5] == "0.882"
+    assert "as a regression on the labels, for 3000 steps" in card and "an upper mark" in card
+    assert "no supervised probe was trained" not in card
+    results["supervision_baseline"] = None
+    assert _tables(build_card(results))[0][0] == ["metric", "model", "labels (probe)"]
+
+
+@pytest.mark.parametrize("probe", ["absent", None])
+def test_without_a_supervised_probe_that_is_said(probe: str | None) -> None:
+    """Results of earlier versions do not have the key."""
+    results = _results()
+    if probe is None:
+        results["supervised_probe"] = None
+    card = build_card(results)
+    assert "- Not measured: what labels give, for no supervised probe was trained." in card
+    assert "labels (probe)" not in card
+
+
+def test_a_model_without_latents_is_not_scored_and_its_distances_are() -> None:
+    card = build_card(_unconditional())
+    assert "# DDPM, shapes3d 32x32, seed 7\n" in card
+    for text in (
+        "A variance-preserving diffusion model, unconditional (DDPM): it draws images and has no latents.",
+        "Model type DDPM: the U-Net predicts `epsilon`;\nunet 4,512,345 parameters.",
+        "**Not measured: the model has no latents.**",
+        "![Samples](figures/samples.png)",
+        "mean 0.0123, median 0.0111, largest 0.0456.",
+        "91 different images of the dataset are the nearest",
+        "images = pipe(batch_size=8).images",
+        "Not measured: real images.",
+    ):
+        assert text in card
+    text = card.split("<details>")[0]
+    for stray in (
+        "MIG",
+        "traversal",
+        "Histogram",
+        "iVAE",
+        "encode",
+        "Auxiliary",
+        "probe",
+        "backbone",
+        "No U-Net",
+    ):
+        assert stray not in text, stray
+    assert not _tables(card) and "\n\n\n" not in card
+    data: Any = ModelCard(card).data
+    assert data.pipeline_tag == "unconditional-image-generation" and "identifiable-vae" not in data.tags
+    assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [("nearest_mse", 0.0123)]
+
+
+def test_a_model_without_latents_of_images_that_are_no_grid() -> None:
+    results = _unconditional()
+    results["generation"]["unconditional"]["nearest"] = None
+    card = build_card(results)
+    assert "Distance to the dataset" not in card and not ModelCard(card).data.get("model-index")
+    assert "- Not measured: how diverse the images are, or how natural." in card
+
+
+def test_an_untrained_decoder_is_not_shown() -> None:
+    card = build_card(_without_decoder())
+    assert (
+        "The encoder was trained by the U-Net's gradient and the KL to the prior alone (lambda_rec = 0)."
+        in card
+    )
+    assert "The iVAE's decoder is untrained, and nothing below is drawn by it." in card
+    text = card.split("<details>")[0]
+    assert "iVAE decoder" not in text and "traversal_ivae" not in text and "traversal_ddpm" in text
+    tables = _tables(card)
+    assert "read back, iVAE" not in tables[1][0]
+    assert tables[2] == [
+        ["images from", "squared error"],
+        ["---", "---:"],
+        ["DDPM, guidance 1", "0.0242"],
+        ["DDPM, guidance 4", "0.0882"],
+    ]
+    assert "images = pipe(latents=latents, guidance_scale=1.0).images" in card and "\n\n\n" not in card
+
+
+def test_nothing_that_draws_has_no_pictures() -> None:
+    """The KL alone, which is what a supervision baseline is."""
+    results = _without_unet()
+    results["config"]["loss"]["rec"] = 0.0
+    results["generation"] = None
+    card = build_card(results)
+    assert "**No U-Net was trained, and nothing draws images.**" in card
+    assert "The encoder was trained by the KL to the prior alone (lambda_rec = 0)." in card
+    assert "reconstructions" not in card and "figures/latents.png" in card and "\n\n\n" not in card
+    assert "latents = pipe.encode(images)\n```" in card
+
+
+def test_mcc_of_class_numbers_is_flagged_and_not_published() -> None:
+    results = _results()
+    results["config"]["model"] |= {"latent_type": "categorical", "prior_type": "learned"}
+    results["model"]["metrics"]["matched_latent"]["shape"] = -1
+    card = build_card(results)
+    assert "# CatVAE+DDPM, shapes3d 32x32, u = interval, seed 7\n" in card
+    assert (
+        "A categorical identifiable variational autoencoder (CatVAE) with 10 latents of 10 classes each"
+        in card
+    )
+    tables = _tables(card)
+    assert tables[0][3:5] == [
+        ["MCC, Spearman *", "0.944", "0.897", ""],
+        ["MCC, Pearson *", "0.932", "0.886", ""],
+    ]
+    assert "\\* Without meaning: a code is the number of a class, classes have no order" in card
+    assert tables[1][0][:4] == ["factor", "MIG", "latent", "MIG, u alone"] and tables[1][6][2] == "none"
+    assert "Likeliest classes of 10000" in card and "matched to the factor by mutual information" in card
+    data: Any = ModelCard(card).data
+    assert {r.metric_type for r in data.eval_results} == {
+        "mig",
+        "modularity",
+        "modularity_active_dims",
+        "mse",
+    }
+
+
+def test_a_frozen_ivae_was_not_trained_here() -> None:
+    results = _results()
+    results["supervision_baseline"] = None
+    results["config"]["model"] |= {"pretrained_ivae": "runs/one/pipeline", "freeze_ivae": True}
+    card = build_card(results)
+    assert "The iVAE is that of `runs/one/pipeline`, frozen: it was not trained here." in card
+    assert (
+        "nothing to train a baseline beside" in card
+        and "The supervision baseline was not trained" not in card
+    )
+    results["config"]["model"]["freeze_ivae"] = False
+    assert "The iVAE was trained on from that of `runs/one/pipeline`." in build_card(results)
+
+
+def test_what_is_not_plain_is_named() -> None:
+    results = _results()
+    results["config"]["model"]["prior_family"] = "uniform"
+    results["config"]["unet"] |= {"conditioning": "tokens", "prediction_type": "sample"}
+    results["config"]["cfg"]["null_condition"] = "learned"
+    loss = results["config"]["loss"]
+    loss |= {"kl": 0.001, "kl_reverse": 0.01, "free_bits": 0.25, "weighting": "min_snr"}
+    loss |= {"timestep_law": "logit_normal", "timestep_std": 1.5}
+    assert (
+        "Model type iVAE+DDPM: backbone `cnn`; prior `learned` of family `uniform`; condition `tokens`, null condition `learned`; "
+        "KL in both directions, weights 0.001 and 0.01; 0.25 free nats a latent; the U-Net predicts `sample`; weighting `min_snr` (5); "
+        "time steps logit-normal, mean 0, deviation 1.5;\n"
+    ) in build_card(results)
+    loss |= {"kl_reverse": 0.0, "kl_balance": 0.8, "kl_anneal_factor": 0.0, "kl_anneal_shape": "linear"}
+    loss |= {
+        "kl_anneal_cycles": 4,
+        "free_bits": 0.0,
+        "weighting": "likelihood",
+        "timestep_law": "beta",
+        "timestep_beta": 0.5,
+    }
+    assert (
+        "KL balanced by stop-gradients, 0.8 of its gradient to the prior; KL weight annealed from 0 times its value, linear, 4 times; "
+        "the U-Net predicts `sample`; weighting `likelihood`; time steps of Beta(1, 0.5);\n"
+    ) in build_card(results)
 
 
 def test_real_images_are_shown_where_measured() -> None:
@@ -254,6 +453,8 @@ def test_real_images_are_shown_where_measured() -> None:
         ("model.metrics.mig_per_factor", r"^results: model\.metrics\.mig_per_factor is missing"),
         ("model.metrics.matched_latent.shape", r"^results: model\.metrics\.matched_latent\.shape is missing"),
         ("generation.ddpm.4.0.mse_ratio", r"^results: generation\.ddpm\.4\.0\.mse_ratio is missing"),
+        ("generation.ddpm.4.0.readback", r"^results: generation\.ddpm\.4\.0\.readback is missing"),
+        ("config.loss.rec", r"^results: config\.loss\.rec is missing"),
         ("schema", r"^results: schema must be 1, got None: evaluate the run again$"),
     ],
 )
@@ -279,6 +480,15 @@ def test_a_value_of_the_wrong_type_is_named() -> None:
         results[section][key] = value
         with pytest.raises(ValueError, match=re.escape(message)):
             build_card(results)
+
+
+def test_distances_of_the_wrong_type_are_named() -> None:
+    results = _unconditional()
+    results["generation"]["unconditional"]["nearest"]["mean"] = "small"
+    with pytest.raises(
+        ValueError, match=r"generation\.unconditional\.nearest\.mean must be a finite number, got 'small'"
+    ):
+        build_card(results)
 
 
 def test_write_card_reads_the_folder_and_nothing_else(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "folders"},
-    {"random", "distributions", "arguments", "stages", "baselines"},
-    {"data", "models", "schedulers", "guidance", "metrics"},
-    {"losses", "pipelines"},
+    {"config", "folders", "annealing"},
+    {"random", "distributions", "arguments", "stages", "baselines", "model_types"},
+    {"data", "models", "schedulers", "guidance", "metrics", "divergence"},
+    {"timesteps", "pipelines"},
+    {"losses"},
     {"builders", "checkpoint", "figures", "provenance"},
-    {"training", "readback", "data_figures", "metric_figures", "describe"},
+    {"training", "readback", "data_figures", "metric_figures", "describe", "sensitivity"},
     {"evaluation", "pipeline_scores", "dry_run", "hub"},
     {"cli"},
 )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 
 from idiff_hf.builders import build_batches, build_dataset, build_objective
 from idiff_hf.config import Config
-from idiff_hf.losses import IVAEDiffusionLoss, draw_times
+from idiff_hf.losses import IVAEDiffusionLoss
 from idiff_hf.random import BatchRandom
 from idiff_hf.stages import Phase
+from idiff_hf.timesteps import loss_weight
 from tests.tiny import joint, tiny_config
 
 BOTH = Phase(ivae=True, unet=True, released=True, kl_weight=1e-4)
@@ -116,10 +116,45 @@ def test_ddpm_term_is_the_squared_error_of_the_prediction(tmp_path: Path, predic
         assert value == pytest.approx((alpha * noise - sigma * image).square().mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.5, 2.0])
-def test_times_follow_their_beta_law(beta: float) -> None:
-    uniform = torch.rand(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    t = draw_times(uniform, beta, 1e-3)
-    assert t.min() >= 1e-3 and t.max() <= 1
-    assert stats.kstest(t.numpy(), stats.beta(1, beta, loc=1e-3, scale=1 - 1e-3).cdf).pvalue > 1e-3
-    assert beta != 1.0 or torch.allclose(t, 1e-3 + (1 - 1e-3) * uniform)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("weighting", ["sigma2", "likelihood", "min_snr"])
+def test_a_weighting_weighs_each_sample_at_its_time(tmp_path: Path, prediction: str, weighting: str) -> None:
+    """The same U-Net output 0: the term is the mean over samples of lambda(t) and the squared target."""
+    config = joint(tiny_config(tmp_path))
+    config = replace(
+        config,
+        unet=replace(config.unet, prediction_type=prediction),  # type: ignore[arg-type]
+        loss=replace(config.loss, weighting=weighting),  # type: ignore[arg-type]
+    )
+    objective, (image, aux, random) = objective_and_inputs(config)
+    assert objective.unet is not None
+    torch.nn.init.zeros_(objective.unet.conv_out.weight)
+    torch.nn.init.zeros_(objective.unet.conv_out.bias)
+    t = config.scheduler.sampling_eps + (1 - config.scheduler.sampling_eps) * random.uniform("timestep", ())
+    target = objective.scheduler.target(
+        image, random.normal("noise", image.shape[1:]), objective.scheduler.timestep_from_t(t)
+    )
+    weight = loss_weight(objective.scheduler, t, weighting)  # type: ignore[arg-type]
+    expected = torch.stack(
+        [w * sample.square().mean() for w, sample in zip(weight, target, strict=True)]
+    ).mean()
+    torch.testing.assert_close(objective(image, aux, random, BOTH)["ddpm"], expected)
+
+
+def test_a_frozen_ivae_is_in_evaluation_mode_so_that_norms_over_the_batch_stay_as_they_are(
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(tmp_path)
+    config = replace(config, model=replace(config.model, norm="batch"))
+    objective, inputs = objective_and_inputs(config)
+    assert objective.ivae is not None
+    objective.train()
+    before = {name: buffer.clone() for name, buffer in objective.ivae.named_buffers()}
+    assert before
+    objective(*inputs, replace(BOTH, ivae=False))
+    assert all(torch.equal(before[name], buffer) for name, buffer in objective.ivae.named_buffers())
+    objective(*inputs, BOTH)
+    changed = [
+        name for name, buffer in objective.ivae.named_buffers() if not torch.equal(before[name], buffer)
+    ]
+    assert len(changed) == len(before)

@@ -41,7 +41,13 @@ def tiny_config(output_dir: Path | str, **train: object) -> Config:
         optim_ivae=OptimConfig(stop_step=4, learning_rate=1e-3),
         optim_unet=OptimConfig(start_step=4, learning_rate=1e-3, lr_warmup_steps=2, lr_scheduler="cosine"),
         train=TrainConfig(**{**settings, **train}),  # type: ignore[arg-type]
-        eval=EvalConfig(num_samples=64, num_generated=8, num_inference_steps=2, supervision_baseline=False),
+        eval=EvalConfig(
+            num_samples=64,
+            num_generated=8,
+            num_inference_steps=2,
+            supervision_baseline=False,
+            supervised_probe=False,
+        ),
     )
 
 

@@ -6,14 +6,19 @@ checkpoint and beside every result. Each field says what it means, its range, an
 
 from __future__ import annotations
 
+from .autoencoder import AutoencoderConfig
 from .data import GRID_DATASETS, AuxConfig, DataConfig
+from .diffusion import CFGConfig, SchedulerConfig, UNetConfig
 from .experiment import Config
-from .model import CFGConfig, LossConfig, ModelConfig, SchedulerConfig, UNetConfig
+from .loss import LossConfig
+from .model import RESNETS, ModelConfig
 from .run import BLOCK_SIZE, EvalConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "BLOCK_SIZE",
     "GRID_DATASETS",
+    "RESNETS",
+    "AutoencoderConfig",
     "AuxConfig",
     "CFGConfig",
     "Config",

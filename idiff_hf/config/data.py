@@ -134,7 +134,8 @@ class AuxConfig:
     Args:
         name: `uniform_posterior` is the paper's (Section 2.4), `interval` tells between which random cuts each factor lies, `normal` is
             the paper's first stage, in which u comes first and the factors from it (Table 5), `observed` is `data.aux_columns`,
-            `bounds` is `data.bound_columns`, `none` is the VAE baseline.
+            `bounds` is `data.bound_columns`, `factors` are the factors themselves, which makes the iVAE a supervised probe, `none` is the
+            VAE baseline.
         label_to_z: `endpoints` maps label k of n to k / (n - 1) - 0.5, `centers` to (k + 0.5) / n - 0.5.
         jitter: With `centers`: shift z uniformly inside its bin, so that its marginal is exactly uniform.
         num_bins: With `uniform_posterior`: 0 draws the variance exactly, 100 is the paper's grid.
@@ -142,7 +143,9 @@ class AuxConfig:
         modulate_mean: With `normal`: draw the mean of z too, and tell it. The paper found `false` better (Table 1).
     """
 
-    name: Literal["interval", "uniform_posterior", "normal", "observed", "bounds", "none"] = "interval"
+    name: Literal["interval", "uniform_posterior", "normal", "observed", "bounds", "factors", "none"] = (
+        "interval"
+    )
     label_to_z: Literal["endpoints", "centers"] = "endpoints"
     jitter: bool = False
     num_bins: int = 0

@@ -120,10 +120,11 @@ class EvalConfig:
 
     Args:
         num_samples: Held-out images that are encoded for the metrics.
-        num_generated: Held-out images that are generated anew from their latents and read back.
+        num_generated: Held-out images that are generated anew from their latents and read back; of an unconditional model, images drawn.
         num_inference_steps: Solver steps.
         guidance_scales: Each gamma of Eq. 10 that is measured. The paper: 1 and 4.
         supervision_baseline: Train the known prior alone on the same u (no reconstruction, no U-Net) and report it beside the model.
+        supervised_probe: Train the same encoder as a regression on the factors and report it beside the model: what their labels give.
     """
 
     num_samples: int = 10000
@@ -131,6 +132,7 @@ class EvalConfig:
     num_inference_steps: int = 20
     guidance_scales: tuple[float, ...] = (1.0, 4.0)
     supervision_baseline: bool = True
+    supervised_probe: bool = True
 
     def __post_init__(self) -> None:
         require(self.num_samples >= 2, f"eval.num_samples must be 2 or more, got {self.num_samples}")

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from .auxiliary import AUXILIARY, Auxiliary, Interval, NoAuxiliary, NormalFirst, Observed, UniformPosterior
+from .auxiliary import (
+    AUXILIARY,
+    Auxiliary,
+    ExactFactors,
+    Interval,
+    NoAuxiliary,
+    NormalFirst,
+    Observed,
+    UniformPosterior,
+)
 from .batches import Batch, TrainingBatches, to_float
 from .dataset import FactorDataset, GridDataset, ImageDataset
 from .dsprites import ColorDSprites, DSprites, HueDSprites, NoisyDSprites
@@ -32,6 +41,7 @@ __all__ = [
     "Batch",
     "ColorDSprites",
     "DSprites",
+    "ExactFactors",
     "FactorDataset",
     "FactorSpace",
     "FileDataset",

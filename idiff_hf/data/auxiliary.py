@@ -152,6 +152,36 @@ class Interval:
         return torch.cat([math.sqrt(12) * (low - (1 - high)) / 2, (high - low) ** 2], dim=1)
 
 
+class ExactFactors:
+    """The factors themselves, with variance 0: what a supervised probe is trained on (`factors`).
+
+    u = (sqrt(12) z, 0). A known prior of this u, whose deviation has a floor, makes KL(q(z|x) || p(z|u)) a regression of z on the factors.
+    """
+
+    moments: Moments = "mean_variance"
+
+    def __init__(self, num_factors: int) -> None:
+        self.num_factors = num_factors
+        self.size = 2 * num_factors
+        self.draws: tuple[int, ...] = (num_factors,)
+
+    def sample(self, z: Tensor, uniform: Tensor) -> Tensor:
+        """Return the factors and zeros.
+
+        Args:
+            z: factor values `(B, K)` in [-0.5, 0.5].
+            uniform: numbers `(B, K)`, unused.
+
+        Returns:
+            `(B, 2K)`: K standardised means in [-sqrt(3), sqrt(3)], then K zeros.
+
+        Raises:
+            ValueError: wrong shape.
+        """
+        check_uniform(z, uniform, self.num_factors, self.draws)
+        return torch.cat([math.sqrt(12) * z, torch.zeros_like(z)], dim=1)
+
+
 class NoAuxiliary:
     """No knowledge of the factors: u has width 0, as for the VAE baseline."""
 
@@ -255,5 +285,6 @@ class Observed:
 AUXILIARY: dict[str, Callable[..., Auxiliary]] = {
     "interval": Interval,
     "uniform_posterior": UniformPosterior,
+    "factors": ExactFactors,
     "none": NoAuxiliary,
 }

@@ -18,6 +18,7 @@ from .dci import (
     dci_values,
     disentanglement_from_importance,
 )
+from .discretize import DEFAULT_NUM_BINS
 from .evaluation import INVARIANCES, CodesEvaluation, Invariance, MetricSpec, evaluate_specs
 from .explicitness import ExplicitnessResult, explicitness, explicitness_values
 from .factor_vae import FactorVAEResult, factor_vae, factor_vae_from_representation, factor_vae_values
@@ -97,7 +98,9 @@ METRICS: dict[str, MetricSpec] = {
             "mi_matrix": _BINNED - {"factor_order", "permutation"},
             "factor_entropy": INVARIANCES - {"factor_order"},
         },
-        "plug-in mutual information of codes in 20 equal-width bins, over the entropy of the factor; all rows",
+        lambda inputs: (
+            f"plug-in mutual information of codes in {inputs.num_bins} equal-width bins, over the entropy of the factor; all rows"
+        ),
     ),
     "modularity": MetricSpec(
         modularity_values,
@@ -106,7 +109,9 @@ METRICS: dict[str, MetricSpec] = {
             "modularity_active_dims": _BINNED | {"constant_latent"},
             "modularity_train_rows": _BINNED,
         },
-        "plug-in mutual information of codes in 20 equal-width bins; all rows, or train rows",
+        lambda inputs: (
+            f"plug-in mutual information of codes in {inputs.num_bins} equal-width bins; all rows, or train rows"
+        ),
     ),
     "explicitness": MetricSpec(
         explicitness_values,
@@ -193,7 +198,9 @@ METRICS: dict[str, MetricSpec] = {
             "gaussian_wasserstein_correlation_norm": _CODES_ONLY | {"sign", "constant_latent"},
             "mutual_info_score": _CODES_ONLY | {"sign", "scale"},
         },
-        "covariance of the codes, plug-in mutual information of two codes in 20 equal-width bins each; all rows",
+        lambda inputs: (
+            f"covariance of the codes, plug-in mutual information of two codes in {inputs.num_bins} equal-width bins each; all rows"
+        ),
     ),
     "dci": MetricSpec(
         dci_values,
@@ -221,6 +228,7 @@ def evaluate(
     seed: int = 0,
     n_jobs: int | None = None,
     dci_regressor: Regressor = "gradient_boosting",
+    num_bins: int = DEFAULT_NUM_BINS,
 ) -> CodesEvaluation:
     """All metrics asked for, with what one has to know to compare or repeat them.
 
@@ -237,6 +245,8 @@ def evaluate(
         n_jobs: Worker processes of DCI over factors; None is one. Changes no result.
         dci_regressor: What DCI fits: "gradient_boosting", as the field does, or "presorted_boosting", the same
             trees in a tenth of the time, see `dci`.
+        num_bins: Number of equal-width bins that codes are cut into, at least 2; published values have 20. More are for codes that are
+            numbers of more than 20 classes.
 
     Returns:
         Values, None where the data leave one undefined (a class absent from the test rows, rows that are no
@@ -247,7 +257,7 @@ def evaluate(
     Raises:
         ValueError: If a name is not in `METRICS`, if the arrays are not 2-D, numeric, finite and of the same
             number of rows (two or more), if a factor is constant, if `num_train` leaves no row to fit or to
-            test on, or if `dci_regressor` is another word.
+            test on, if `dci_regressor` is another word, or if `num_bins` is below 2.
 
     Example:
         >>> import numpy as np
@@ -271,7 +281,9 @@ def evaluate(
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
     if num_train is not None:
         rows_to_train_on(len(checked_codes), num_train)
-    inputs = MetricInputs(checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor)
+    if num_bins < 2:
+        raise ValueError(f"num_bins must be at least 2, got {num_bins}: one bin tells nothing about a value")
+    inputs = MetricInputs(checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor, num_bins)
     return evaluate_specs({name: METRICS[name] for name in names}, inputs)
 
 
@@ -284,6 +296,7 @@ def evaluate_codes(
     seed: int = 0,
     n_jobs: int | None = None,
     dci_regressor: Regressor = "gradient_boosting",
+    num_bins: int = DEFAULT_NUM_BINS,
 ) -> dict[str, object]:
     """The values of `evaluate` alone, as one flat dict that `json.dumps` takes.
 
@@ -295,6 +308,7 @@ def evaluate_codes(
         seed: Seed of whatever draws random numbers.
         n_jobs: Worker processes of DCI over factors; None is one. Changes no result.
         dci_regressor: What DCI fits, see `dci`.
+        num_bins: Number of equal-width bins that codes are cut into, at least 2.
 
     Returns:
         Every key of the metrics asked for; None for a value that the data leave undefined. `evaluate` says
@@ -317,11 +331,16 @@ def evaluate_codes(
         seed=seed,
         n_jobs=n_jobs,
         dci_regressor=dci_regressor,
+        num_bins=num_bins,
     ).values
 
 
 def sampling_intervals(
-    codes: npt.ArrayLike, factors: npt.ArrayLike, num_resamples: int = DEFAULT_NUM_RESAMPLES, seed: int = 0
+    codes: npt.ArrayLike,
+    factors: npt.ArrayLike,
+    num_resamples: int = DEFAULT_NUM_RESAMPLES,
+    seed: int = 0,
+    num_bins: int = DEFAULT_NUM_BINS,
 ) -> dict[str, dict[str, float | None]]:
     """95 % intervals over samples of MIG, modularity and MCC, the metrics that take milliseconds.
 
@@ -330,6 +349,7 @@ def sampling_intervals(
         factors: Factors, shape (n_samples, n_factors).
         num_resamples: Subsamples, see `confidence_intervals`.
         seed: Seed of their draws.
+        num_bins: Number of equal-width bins that codes are cut into, at least 2.
 
     Returns:
         `value`, `low`, `high` and `standard_error` of each number, the last three None where a subsample leaves it undefined.
@@ -345,7 +365,7 @@ def sampling_intervals(
     """
 
     def metric(codes: npt.NDArray[np.float64], factors: npt.NDArray[Any]) -> dict[str, object]:
-        return evaluate_codes(codes, factors, metrics=("mig", "modularity", "mcc"))
+        return evaluate_codes(codes, factors, metrics=("mig", "modularity", "mcc"), num_bins=num_bins)
 
     found = confidence_intervals(metric, codes, factors, num_resamples=num_resamples, seed=seed)
     return {key: asdict(interval) for key, interval in found.items()}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from .discretize import DEFAULT_NUM_BINS
 from .inputs import MetricInputs, Undefined
 
 Invariance = Literal[
@@ -59,7 +58,7 @@ class CodesEvaluation:
         values: Every key of the metrics asked for; None for a value that the data leave undefined.
         undefined: Why, in one line, for each key whose value is None.
         estimators: For each metric, how it estimates.
-        num_bins: Number of equal-width bins that codes, and continuous factors, are cut into.
+        num_bins: Number of equal-width bins that codes are cut into.
         num_samples: Number of rows.
         num_train: Number of leading rows that predictors are fitted on.
         num_latents: Number of latents.
@@ -110,7 +109,7 @@ def evaluate_specs(specs: Mapping[str, MetricSpec], inputs: MetricInputs) -> Cod
         values=values,
         undefined=undefined,
         estimators={name: spec.estimator_of(inputs) for name, spec in specs.items()},
-        num_bins=DEFAULT_NUM_BINS,
+        num_bins=inputs.num_bins,
         num_samples=num_samples,
         num_train=inputs.num_train_rows,
         num_latents=num_latents,

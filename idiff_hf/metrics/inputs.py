@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .discretize import factor_labels
+from .discretize import DEFAULT_NUM_BINS, factor_labels
 from .mutual_information import MutualInformation, mutual_information_from_labels
 
 Regressor = Literal["gradient_boosting", "presorted_boosting"]
@@ -199,6 +199,7 @@ class MetricInputs:
         seed: Seed of the metrics that draw random numbers.
         n_jobs: Workers for the metrics that fit predictors; None is one.
         dci_regressor: What DCI fits, see `dci`.
+        num_bins: Number of equal-width bins that codes are cut into.
     """
 
     codes: npt.NDArray[np.float64]
@@ -207,6 +208,7 @@ class MetricInputs:
     seed: int = 0
     n_jobs: int | None = None
     dci_regressor: Regressor = "gradient_boosting"
+    num_bins: int = DEFAULT_NUM_BINS
 
     @property
     def num_train_rows(self) -> int:
@@ -221,10 +223,10 @@ class MetricInputs:
     @cached_property
     def mutual_information(self) -> MutualInformation:
         """Mutual information of every latent with every factor."""
-        return mutual_information_from_labels(self.codes, self.labels)
+        return mutual_information_from_labels(self.codes, self.labels, self.num_bins)
 
     @cached_property
     def train_mutual_information(self) -> MutualInformation:
         """The same on the rows that predictors are fitted on; codes are cut between their extremes there."""
         rows = slice(self.num_train_rows)
-        return mutual_information_from_labels(self.codes[rows], self.labels[rows])
+        return mutual_information_from_labels(self.codes[rows], self.labels[rows], self.num_bins)

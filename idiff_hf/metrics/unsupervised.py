@@ -55,14 +55,14 @@ def _gaussian_scores(codes: npt.NDArray[np.float64]) -> tuple[float, float, floa
     return total_correlation, distance * unit**2, distance / float(variance.sum())
 
 
-def _scores(codes: npt.NDArray[np.float64]) -> UnsupervisedResult:
+def _scores(codes: npt.NDArray[np.float64], num_bins: int = DEFAULT_NUM_BINS) -> UnsupervisedResult:
     num_latents = codes.shape[1]
     if num_latents < 2:
         raise ValueError(
             f"the unsupervised scores compare 2 latents or more, got {num_latents}: leave unsupervised out"
         )
-    bins = equal_width_bins(codes, DEFAULT_NUM_BINS)
-    matrix = mutual_information_from_labels(codes, bins).matrix
+    bins = equal_width_bins(codes, num_bins)
+    matrix = mutual_information_from_labels(codes, bins, num_bins).matrix
     np.fill_diagonal(matrix, 0.0)
     mutual_information = float(matrix.sum()) / (num_latents * (num_latents - 1))
     return UnsupervisedResult(*_gaussian_scores(codes), mutual_information)
@@ -109,7 +109,7 @@ def unsupervised_scores(codes: npt.ArrayLike) -> UnsupervisedResult:
 
 def unsupervised_values(inputs: MetricInputs) -> dict[str, object]:
     """The scores under their keys in an evaluation, as plain Python values."""
-    result = _scores(inputs.codes)
+    result = _scores(inputs.codes, inputs.num_bins)
     total_correlation: float | Undefined = result.total_correlation
     if math.isinf(result.total_correlation):
         total_correlation = Undefined(

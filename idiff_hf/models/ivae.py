@@ -11,24 +11,26 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ..distributions import DiagonalGaussian, SoftUniform
+from ..distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
 from .backbones import BACKBONES
 from .prior import PriorEncoder
 from .strict import StrictModelMixin
 
+LATENT_TYPES = ("gaussian", "categorical")
+
 
 @dataclass
 class LatentOutput(BaseOutput):
-    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)`: q(z|x)."""
+    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)` or logits `(B, D, C)`: q(z|x)."""
 
-    latent_dist: DiagonalGaussian
+    latent_dist: DiagonalGaussian | OneHotCategorical
 
 
 @dataclass
 class PriorOutput(BaseOutput):
-    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)`: p(z|u)."""
+    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)` or logits `(B, D, C)`: p(z|u)."""
 
-    latent_dist: DiagonalGaussian | SoftUniform
+    latent_dist: DiagonalGaussian | SoftUniform | OneHotCategorical
 
 
 @dataclass
@@ -42,21 +44,26 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
     """An identifiable VAE, shaped like diffusers' `AutoencoderKL`.
 
     Args:
-        image_size: H = W in pixels, a multiple of 16 for `cnn`; 1 for vectors.
+        image_size: H = W in pixels, a multiple of 16 for `cnn` and of 32 for a ResNet; 1 for vectors.
         in_channels: C.
         backbone: A key of `BACKBONES`.
         channels: With `cnn`: channels of its convolutions.
-        hidden_dim: Width of the backbone's linear layers.
-        norm: With `cnn`: `group` or `none`.
+        hidden_dim: With `cnn` and `mlp`: width of the hidden linear layers.
+        norm: What follows a convolution: `group`, `batch`, or with `cnn` `none`.
         latent_dim: D.
         num_factors: K, the factors that u speaks of, 0 where it is observed and speaks of none; at most D.
-        prior_type: `standard`, `learned`, `known` or `released`, see `PriorEncoder`.
+        prior_type: `standard`, `learned`, `known`, `released` or `per_dimension`, see `PriorEncoder`.
         aux_moments: How u states moments, see `PriorEncoder`.
         prior_hidden_dim: Width of the prior's MLP.
         prior_family: `gaussian` or `uniform`, see `PriorEncoder`.
         aux_dim: A, only with `aux_moments="observed"`.
         factor_names: Names of the factors, for tables and figures.
         aux_columns: What turns observed columns into u (JSON values). Only kept, so that new rows can be read as those of the training.
+        latent_type: `gaussian`, or `categorical`: each latent is a one-hot vector of `num_categories` (Section 2.6).
+        num_categories: With categorical latents: C, at least 2.
+        uniform_mix: With categorical latents: share of the uniform law in the probabilities of q(z|x) and p(z|u), in [0, 1).
+        logvar_bounds: With Gaussian latents: least and greatest log-variance of q(z|x) and of a p(z|u) that learns.
+        prior_mean: `auto`, `zero` or `learned`, see `PriorEncoder`.
 
     Raises:
         ValueError: One line for an unknown name or inconsistent sizes.
@@ -80,15 +87,30 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         prior_family: str = "gaussian",
         aux_dim: int | None = None,
         aux_columns: dict[str, Any] | list[Any] | None = None,
+        latent_type: str = "gaussian",
+        num_categories: int = 10,
+        uniform_mix: float = 0.01,
+        logvar_bounds: tuple[float, float] = (-10.0, 10.0),
+        prior_mean: str = "auto",
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}")
         if num_factors > latent_dim:
             raise ValueError(f"latent_dim={latent_dim} must be at least num_factors={num_factors}")
+        if latent_type not in LATENT_TYPES:
+            raise ValueError(f"latent_type must be one of {', '.join(LATENT_TYPES)}, got {latent_type!r}")
+        if num_categories < 2:
+            raise ValueError(f"num_categories must be at least 2, got {num_categories}")
+        if not 0.0 <= uniform_mix < 1.0:
+            raise ValueError(f"uniform_mix must lie in [0, 1), got {uniform_mix}")
+        if len(logvar_bounds) != 2 or logvar_bounds[0] >= logvar_bounds[1]:
+            raise ValueError(f"logvar_bounds must be a lower and a higher number, got {tuple(logvar_bounds)}")
         build = BACKBONES[backbone]
+        encoder_dim = latent_dim * num_categories if latent_type == "categorical" else 2 * latent_dim
+        given = {**self.config, "encoder_dim": encoder_dim, "code_dim": self.code_dim}
         self.encoder, self.decoder = build(
-            **{name: self.config[name] for name in inspect.signature(build).parameters}
+            **{name: given[name] for name in inspect.signature(build).parameters}
         )
         self.prior_encoder = PriorEncoder(
             prior_type,
@@ -98,15 +120,31 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
             prior_hidden_dim,
             family=prior_family,
             aux_dim=aux_dim,
+            latent_type=latent_type,
+            num_categories=num_categories,
+            uniform_mix=uniform_mix,
+            logvar_bounds=logvar_bounds,
+            prior_mean=prior_mean,
         )
+
+    @property
+    def code_dim(self) -> int:
+        """Width of z: D, or D * C where it is categorical."""
+        if self.config.latent_type == "categorical":
+            return self.config.latent_dim * self.config.num_categories
+        return self.config.latent_dim
 
     def encode(self, x: Tensor) -> LatentOutput:
         """q(z|x) for images `(B, C, H, W)` in [-1, 1]. The encoder sees x only: at test time there is no u."""
-        mean, logvar = self.encoder(x).float().chunk(2, dim=1)
-        return LatentOutput(latent_dist=DiagonalGaussian(mean, logvar.clamp(-10.0, 10.0)))
+        outputs = self.encoder(x).float()
+        if self.config.latent_type == "categorical":
+            logits = outputs.unflatten(1, (self.config.latent_dim, self.config.num_categories))
+            return LatentOutput(latent_dist=OneHotCategorical(logits, self.config.uniform_mix))
+        mean, logvar = outputs.chunk(2, dim=1)
+        return LatentOutput(latent_dist=DiagonalGaussian(mean, logvar.clamp(*self.config.logvar_bounds)))
 
     def decode(self, z: Tensor) -> DecoderOutput:
-        """The decoder's images `(B, C, H, W)` for z `(B, D)`."""
+        """The decoder's images `(B, C, H, W)` for z `(B, code_dim)`."""
         return DecoderOutput(sample=self.decoder(z.to(self.dtype)))
 
     def prior(self, aux: Tensor, released: bool = True) -> PriorOutput:

@@ -56,6 +56,9 @@ def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
         if info.get(what):
             names = ", ".join(sorted(map(str, info[what])))
             raise ValueError(f"{folder}: {what.replace('_keys', '')} tensors for {cls.__name__}: {names}")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # a tensor mapped from the file need not be aligned, and then some convolutions round otherwise than before it was saved
+        tensor.data = tensor.data.clone()
     return model
 
 

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from idiff_hf.data import AUXILIARY, Interval, NoAuxiliary, NormalFirst, UniformPosterior, label_to_z
+from idiff_hf.data import (
+    AUXILIARY,
+    ExactFactors,
+    Interval,
+    NoAuxiliary,
+    NormalFirst,
+    UniformPosterior,
+    label_to_z,
+)
 
 SIGMA_MAX = math.sqrt(1 / 12)
 
@@ -316,6 +324,11 @@ def test_shared_members(name: str, size: int, moments: str) -> None:
 
 def test_none_is_empty() -> None:
     assert NoAuxiliary(3).sample(torch.zeros(4, 3), torch.zeros(4, 3)).shape == (4, 0)
+
+
+def test_exact_factors_state_z_in_its_own_deviations_and_no_spread() -> None:
+    u = ExactFactors(2).sample(torch.tensor([[-0.5, 0.25]]), torch.zeros(1, 2))
+    torch.testing.assert_close(u, torch.tensor([[-math.sqrt(3), math.sqrt(3) / 2, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("name", sorted(AUXILIARY))

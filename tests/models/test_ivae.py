@@ -1,9 +1,8 @@
-"""The iVAE: sizes, priors in closed form, strict loading."""
+"""The iVAE: sizes, both types of latents with each of their priors, strict loading."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from idiff_hf import AdditiveConditioning, IVAEModel
-from idiff_hf.data import Interval, UniformPosterior
-from idiff_hf.distributions import DiagonalGaussian, SoftUniform
-from idiff_hf.models.prior import MIN_STD, PriorEncoder
+from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
 
 
 def tiny(**changes: object) -> IVAEModel:
@@ -73,35 +70,6 @@ def test_mlp_without_biases_is_positively_homogeneous() -> None:
         assert (model.encoder(-x) != -model.encoder(x)).all()
 
 
-def test_known_prior_has_the_moments_that_u_states_and_leaves_spare_dimensions_alone() -> None:
-    prior = PriorEncoder("known", 4, 2, "mean_variance", 8)
-    u = Interval(2).sample(torch.tensor([[-0.5, 0.25]]), torch.tensor([[0.5, 0.5]]))
-    dist = prior(u)
-    # cut at 0: z = -0.5 lies in [-0.5, 0], z = 0.25 in [0, 0.5]; in units of sqrt(1/12)
-    half = math.sqrt(12) * 0.25
-    torch.testing.assert_close(dist.mean, torch.tensor([[-half, half, 0.0, 0.0]]))
-    torch.testing.assert_close(dist.logvar.exp(), torch.tensor([[0.25, 0.25, 1.0, 1.0]]))
-
-
-def test_known_prior_bounds_the_variance_of_a_point() -> None:
-    u = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(
-        PriorEncoder("known", 2, 2, "mean_variance", 8)(u).std, torch.full((1, 2), MIN_STD)
-    )
-
-
-def test_variance_alone_leaves_the_mean_at_zero() -> None:
-    u = UniformPosterior(2).sample(torch.zeros(5, 2), torch.rand(5, 2))
-    for prior_type in ("known", "learned"):
-        assert torch.equal(PriorEncoder(prior_type, 3, 2, "variance", 8)(u).mean, torch.zeros(5, 3))
-
-
-def test_released_prior_starts_at_the_known_one_bit_for_bit() -> None:
-    u = torch.rand(5, 4)
-    known, released = (PriorEncoder(name, 3, 2, "mean_variance", 8)(u) for name in ("known", "released"))
-    assert torch.equal(known.mean, released.mean) and torch.equal(known.logvar, released.logvar)
-
-
 def test_standard_prior_is_standard() -> None:
     dist = tiny(prior_type="standard", aux_moments="none").prior(torch.zeros(3, 0)).latent_dist
     assert torch.equal(dist.mean, torch.zeros(3, 4)) and torch.equal(dist.logvar, torch.zeros(3, 4))
@@ -120,16 +88,6 @@ def test_every_prior_type_in_every_family_has_the_same_moments(prior_type: str, 
     assert torch.equal(dist.mean, gaussian.mean) and torch.equal(dist.logvar, gaussian.logvar)
 
 
-def test_known_uniform_prior_of_an_interval_is_flat_on_it() -> None:
-    u = Interval(1).sample(torch.tensor([[-0.4]]), torch.tensor([[0.6]]))
-    dist = PriorEncoder("known", 1, 1, "mean_variance", 8, family="uniform")(u)
-    # a cut at 0.1 leaves [-0.5, 0.1]
-    ends = math.sqrt(12) * torch.tensor([[-0.5], [0.1]])
-    inside = dist.log_prob(torch.cat([ends * 0.999, ends.mean(0, keepdim=True)]))
-    torch.testing.assert_close(inside, inside[:1].expand(3, 1))
-    assert (dist.log_prob(ends + torch.tensor([[-0.1], [0.1]])) < inside[0] - 0.5).all()
-
-
 def test_observed_u_is_any_numbers_for_a_learned_prior() -> None:
     model = tiny(aux_moments="observed", aux_dim=5, num_factors=0, prior_type="learned")
     dist = model.prior(torch.randn(3, 5)).latent_dist
@@ -140,6 +98,49 @@ def test_observed_u_is_any_numbers_for_a_learned_prior() -> None:
         model.prior(torch.randn(3, 4))
 
 
+def test_settings_of_the_prior_reach_it() -> None:
+    u = torch.rand(5, 4)
+    bounded = tiny(logvar_bounds=(3.0, 4.0), prior_mean="zero").prior(u).latent_dist
+    assert torch.equal(bounded.logvar, torch.full((5, 4), 3.0))
+    assert torch.equal(bounded.mean, torch.zeros(5, 4))
+    categorical = tiny(latent_type="categorical", num_categories=3, uniform_mix=0.2).prior(u).latent_dist
+    assert categorical.probs.shape == (5, 4, 3) and categorical.uniform_mix == 0.2
+
+
+def test_log_variance_of_the_posterior_is_bounded() -> None:
+    model = tiny(logvar_bounds=(-0.01, 0.02))
+    logvar = model.encode(torch.randn(50, 3, 16, 16) * 10).latent_dist.logvar
+    assert logvar.min() == torch.tensor(-0.01) and logvar.max() == torch.tensor(0.02)
+    assert ((logvar > -0.01) & (logvar < 0.02)).any()
+
+
+def test_categorical_latents_are_one_hot_vectors_of_the_encoders_logits() -> None:
+    model = tiny(latent_type="categorical", num_categories=5, uniform_mix=0.25)
+    x = torch.rand(3, 3, 16, 16) * 2 - 1
+    posterior = model.encode(x).latent_dist
+    assert isinstance(posterior, OneHotCategorical)
+    assert torch.equal(posterior.logits, model.encoder(x).reshape(3, 4, 5))
+    torch.testing.assert_close(posterior.probs, 0.75 * posterior.logits.softmax(-1) + 0.05)
+    z = posterior.sample(torch.randn(3, 4))
+    assert z.shape == (3, model.code_dim) == (3, 20)
+    assert posterior.codes().shape == (3, 4)
+    assert model.decode(z).sample.shape == x.shape
+    assert torch.equal(
+        model(x, torch.zeros(3, 4)).sample, model.decode(posterior.sample(torch.zeros(3, 4))).sample
+    )
+
+
+def test_code_dim_of_gaussian_latents_is_their_number() -> None:
+    assert tiny().code_dim == 4
+
+
+def test_reconstruction_reaches_the_encoder_through_categorical_samples() -> None:
+    model = tiny(latent_type="categorical")
+    x = torch.rand(3, 3, 16, 16) * 2 - 1
+    model(x, torch.randn(3, 4)).sample.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.encoder.parameters())
+
+
 def test_null_condition_is_exactly_zero() -> None:
     assert torch.equal(AdditiveConditioning(4, 32)(torch.zeros(2, 4)), torch.zeros(2, 32))
 
@@ -147,9 +148,12 @@ def test_null_condition_is_exactly_zero() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "vit"}, "backbone must be one of cnn, mlp, got 'vit'"),
-        ({"prior_type": "flow"}, "prior_type must be one of standard, learned, known, released, got 'flow'"),
-        ({"norm": "batch"}, "norm must be group or none, got 'batch'"),
+        ({"backbone": "vit"}, "backbone must be one of cnn, resnet18, resnet50, mlp, got 'vit'"),
+        (
+            {"prior_type": "flow"},
+            "prior_type must be one of standard, learned, known, released, per_dimension, got 'flow'",
+        ),
+        ({"norm": "layer"}, "norm must be group, batch or none, got 'layer'"),
         (
             {"aux_moments": "std"},
             "aux_moments must be one of mean_variance, variance, none, observed, got 'std'",
@@ -167,6 +171,17 @@ def test_null_condition_is_exactly_zero() -> None:
         (
             {"aux_moments": "none", "prior_type": "released"},
             "prior_type='released' needs a u that states moments, got aux_moments='none'",
+        ),
+        ({"latent_type": "binary"}, "latent_type must be one of gaussian, categorical, got 'binary'"),
+        ({"num_categories": 1}, "num_categories must be at least 2, got 1"),
+        ({"uniform_mix": 1.0}, r"uniform_mix must lie in \[0, 1\), got 1.0"),
+        (
+            {"logvar_bounds": (1.0, 1.0)},
+            r"logvar_bounds must be a lower and a higher number, got \(1.0, 1.0\)",
+        ),
+        (
+            {"latent_type": "categorical", "prior_type": "known"},
+            "prior_type='known' has moments, which latent_type='categorical' has not",
         ),
         ({"latent_dim": 1}, "latent_dim=1 must be at least num_factors=2"),
         ({"image_size": 20}, "image_size must be a multiple of 16"),
@@ -191,6 +206,44 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(model.encode(x).latent_dist.mean, again.encode(x).latent_dist.mean)
 
 
+PRIORS = {
+    "gaussian": ("standard", "learned", "known", "released", "per_dimension"),
+    "categorical": ("standard", "learned", "per_dimension"),
+}
+
+
+@pytest.mark.parametrize(
+    ("latent_type", "prior_type"),
+    [(latents, prior) for latents, priors in PRIORS.items() for prior in priors],
+)
+def test_both_types_of_latents_round_trip_with_each_prior(
+    tmp_path: Path, latent_type: str, prior_type: str
+) -> None:
+    """With settings other than the defaults, which the folder has to bring back."""
+    changes: dict[str, object] = {"latent_type": latent_type, "prior_type": prior_type}
+    if latent_type == "categorical":
+        changes |= {"num_categories": 3, "uniform_mix": 0.2}
+    else:
+        changes |= {"logvar_bounds": (-0.05, 0.05)}
+        if prior_type in ("learned", "per_dimension"):
+            changes |= {"prior_mean": "zero"}
+    model = tiny(**changes)
+    with torch.no_grad():
+        # a released prior starts at the known one: let it say something of its own
+        for parameter in model.prior_encoder.parameters():
+            parameter.add_(0.1)
+    model.save_pretrained(tmp_path)
+    again = IVAEModel.from_pretrained(tmp_path)
+    x, u, noise = torch.rand(5, 3, 16, 16), torch.rand(5, 4), torch.randn(5, 4)
+    posteriors = [m.encode(x).latent_dist for m in (model, again)]
+    priors = [m.prior(u).latent_dist for m in (model, again)]
+    for one, two in (posteriors, priors):
+        assert type(one) is type(two)
+        assert torch.equal(one.sample(noise), two.sample(noise)) and torch.equal(one.codes(), two.codes())
+    assert torch.equal(posteriors[0].kl(priors[0]), posteriors[1].kl(priors[1]))
+    assert torch.equal(model(x, noise).sample, again(x, noise).sample)
+
+
 def test_statistics_of_observed_columns_are_kept_with_the_model(tmp_path: Path) -> None:
     columns = {"depth": {"mean": 0.5, "std": 2.0}, "site": {"categories": ["a", "b"]}}
     tiny(aux_columns=columns).save_pretrained(tmp_path)
@@ -202,11 +255,15 @@ def test_a_model_saved_before_the_later_config_entries_loads_with_their_defaults
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    for name in ("prior_family", "aux_dim", "aux_columns"):
+    later = ("prior_family", "aux_dim", "aux_columns", "latent_type", "num_categories", "uniform_mix")
+    for name in (*later, "logvar_bounds", "prior_mean"):
         del config[name]
     path.write_text(json.dumps(config))
     again = IVAEModel.from_pretrained(tmp_path)
-    assert again.config.prior_family == "gaussian" and again.config.aux_columns is None
+    assert (
+        again.config.prior_family == again.config.latent_type == "gaussian"
+        and again.config.aux_columns is None
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
     # the names that published weights have

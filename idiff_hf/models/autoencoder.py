@@ -1,0 +1,33 @@
+"""Images to the latents of a stock autoencoder and back, for latent diffusion."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from diffusers import AutoencoderKL, VQModel
+from torch import Tensor
+
+Autoencoder: TypeAlias = AutoencoderKL | VQModel
+
+
+def encode_latents(vae: Autoencoder, images: Tensor) -> Tensor:
+    """Latents without noise: the mean of `AutoencoderKL`, of `VQModel` what is not quantised yet.
+
+    Both are continuous, as diffusion wants them; `VQModel` quantises what it decodes.
+
+    Args:
+        vae: The autoencoder.
+        images: `(B, C, H, W)` in [-1, 1].
+
+    Returns:
+        `(B, latent_channels, H / f, W / f)` float32, not multiplied by the scaling factor.
+    """
+    encoded = vae.encode(images.to(vae.dtype))
+    latents: Tensor = encoded.latents if isinstance(vae, VQModel) else encoded.latent_dist.mode()
+    return latents.float()
+
+
+def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` float32, in [-1, 1] up to the decoder's error, of latents as `encode_latents` gives them."""
+    images: Tensor = vae.decode(latents.to(vae.dtype)).sample
+    return images.float()

@@ -1,0 +1,159 @@
+"""Images to latents and back by the iVAE, with the sizes of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor, nn
+
+from ..distributions import LatentDistribution
+from ..models import Conditioning, IVAEModel
+from .images import ImageInput, OutputType, prepare_images, prepare_vectors
+
+
+class LatentCoding(DiffusionPipeline):
+    """The part of `IVAEDiffusionPipeline` that needs the iVAE alone."""
+
+    ivae: IVAEModel | None
+    unet: UNet2DModel | UNet2DConditionModel | None
+    conditioning: Conditioning | None
+    scheduler: Any
+    vae: AutoencoderKL | VQModel | None
+    image_processor: VaeImageProcessor
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of z: D, or with categorical latents D times their classes."""
+        return self._ivae().code_dim
+
+    @property
+    def image_size(self) -> int:
+        """H = W in pixels."""
+        if self.ivae is not None:
+            return int(self.ivae.config["image_size"])
+        halvings = 0 if self.vae is None else len(self.vae.config["block_out_channels"]) - 1
+        return self._sample_shape[1] * 2**halvings
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        if self.ivae is not None:
+            return int(self.ivae.config["in_channels"])
+        return self._sample_shape[0] if self.vae is None else int(self.vae.config["out_channels"])
+
+    @property
+    def _sample_shape(self) -> tuple[int, int, int]:
+        """Of what the diffusion runs on: pixels, or latents of `vae`."""
+        assert self.unet is not None and self.conditioning is not None
+        patch_size = int(self.conditioning.config["patch_size"])
+        size = int(self.unet.config["sample_size"]) * patch_size
+        return int(self.unet.config["in_channels"]) // patch_size**2, size, size
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether the model is of vectors, which are images of one pixel, and has nothing to draw."""
+        return self.image_size == 1
+
+    def prepare_images(self, images: ImageInput, resize: bool = False) -> Tensor:
+        """Images as the models take them: `(B, C, H, W)` float32 in [-1, 1] on their device.
+
+        Args:
+            images: One or a list of PIL images, a NumPy array `(B, H, W, C)` (uint8, or float in [0, 1]) or a tensor `(B, C, H, W)`
+                (uint8, or float in [-1, 1]). A model of vectors (`takes_vectors`) takes a tensor `(B, C)` or `(B, C, 1, 1)` of any numbers.
+            resize: Whether images of another size are brought to the model's (centre square, antialiased bicubic), or refused.
+
+        Raises:
+            ValueError: One line for images of another kind or range, or of another size without `resize`.
+        """
+        if self.takes_vectors:
+            prepared = prepare_vectors(images, self.channels)
+        else:
+            prepared = prepare_images(images, self.channels, self.image_size, resize)
+        return prepared.to(self._execution_device, torch.float32)
+
+    @torch.no_grad()
+    def encode(self, images: ImageInput, batch_size: int = 256, resize: bool = False) -> Tensor:
+        """Latents of the images, float32: posterior means `(B, D)`, of a categorical model one-hot classes `(B, D * classes)`.
+
+        See `prepare_images` for what is accepted, and `codes` for what metrics take.
+        """
+        self._ivae()
+        latents = self._encode(self.prepare_images(images, resize), batch_size)
+        self.maybe_free_model_hooks()
+        return latents
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """One number for each latent, `(B, D)`: z itself, of a categorical model the class (0, 1, ...), whose order means nothing."""
+        if not self._categorical:
+            return latents
+        return latents.view(len(latents), -1, self._ivae().config["num_categories"]).argmax(dim=2).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, output_type: OutputType = "pil", batch_size: int = 256) -> Any:
+        """Images of the iVAE's own decoder for z `(B, D)`."""
+        ivae = self._ivae()
+        if self.takes_vectors:
+            raise ValueError("this model is of vectors, not images: use pipe.ivae.decode(latents).sample")
+        check_output_type(output_type)
+        latents = self._check_latents(latents)
+        bring(ivae)
+        parts = [ivae.decode(part).sample.float() for part in latents.split(batch_size)]
+        self.maybe_free_model_hooks()
+        return self._output(torch.cat(parts), output_type)
+
+    def reconstruct(
+        self, images: ImageInput, output_type: OutputType = "pil", batch_size: int = 256, resize: bool = False
+    ) -> Any:
+        """`decode(encode(images))`: the iVAE alone."""
+        return self.decode(self.encode(images, batch_size, resize), output_type, batch_size)
+
+    def _ivae(self) -> IVAEModel:
+        if self.ivae is None:
+            raise ValueError(
+                "this model has no iVAE: it draws images, pipe(batch_size=8), and has no latents"
+            )
+        return self.ivae
+
+    def _encode(self, prepared: Tensor, batch_size: int = 256) -> Tensor:
+        ivae = bring(self._ivae())
+        return torch.cat(
+            [
+                ivae.encode(part.to(ivae.dtype)).latent_dist.mode().float()
+                for part in prepared.split(batch_size)
+            ]
+        )
+
+    def _prior(self, aux: Tensor) -> LatentDistribution:
+        return bring(self._ivae()).prior(aux).latent_dist
+
+    def _check_latents(self, latents: Any) -> Tensor:
+        return self._check_rows("latents", latents, self.latent_dim).to(torch.float32)
+
+    def _check_aux(self, aux: Any) -> Tensor:
+        ivae = self._ivae()
+        return self._check_rows("aux", aux, ivae.prior_encoder.aux_dim).to(ivae.dtype)
+
+    def _check_rows(self, name: str, value: Any, width: int) -> Tensor:
+        if not isinstance(value, Tensor) or value.ndim != 2 or value.shape[1] != width:
+            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a tensor (B, {width}), got {seen}")
+        return value.to(self._execution_device)
+
+    def _output(self, sample: Tensor, output_type: str) -> Any:
+        return self.image_processor.postprocess(sample.clamp(-1.0, 1.0), output_type=output_type)
+
+
+def bring(module: Any) -> Any:
+    """The module on its device. CPU offload brings it there in `forward`, and not where a part of it is called."""
+    hook = getattr(module, "_hf_hook", None)
+    if isinstance(module, nn.Module) and hook is not None:
+        hook.pre_forward(module)
+    return module
+
+
+def check_output_type(output_type: str) -> None:
+    if output_type not in ("pil", "np", "pt"):
+        raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
