@@ -96,6 +96,11 @@ def settings(config: Mapping[str, Any]) -> list[str]:
         )
     if has_ivae(config) and not model.get("freeze_ivae", False):
         texts += _kl_form(loss)
+    autoencoder = config.get("autoencoder", {"type": "none"})
+    if autoencoder["type"] != "none":
+        texts.append(
+            f"diffusion in the {autoencoder['latent_channels']}-channel latents of a `{autoencoder['type']}` autoencoder"
+        )
     if model["diffusion"]:
         texts.append(f"the U-Net predicts `{unet['prediction_type']}`")
         texts += _score_loss(loss)

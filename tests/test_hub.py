@@ -435,6 +435,14 @@ def test_what_is_not_plain_is_named() -> None:
     ) in build_card(results)
 
 
+def test_latent_diffusion_is_named() -> None:
+    results = _results()
+    results["config"]["autoencoder"] |= {"type": "vq", "latent_channels": 3}
+    assert "; diffusion in the 3-channel latents of a `vq` autoencoder; the U-Net predicts" in build_card(
+        results
+    )
+
+
 def test_real_images_are_shown_where_measured() -> None:
     results = _results()
     results["real_images"] = {"num_images": 50, "exact": _each(0.41), "within_one": _each(0.63)}

@@ -75,7 +75,7 @@ def _autoencoder(kind: str) -> AutoencoderKL | VQModel:
         "latent_channels": 4,
         "norm_num_groups": 4,
         "sample_size": 16,
-        "scaling_factor": 0.5,
+        "scaling_factor": 3.0,
     }
     torch.manual_seed(0)
     return (AutoencoderKL if kind == "kl" else VQModel)(**shape).eval()
