@@ -30,6 +30,7 @@ from .metric_figures import factor_latent_scatter
 from .metrics import evaluate, mcc
 from .metrics.discretize import DEFAULT_NUM_BINS, factor_labels
 from .metrics.mutual_information import mutual_information_from_labels
+from .models import Autoencoder, autoencode
 from .pipelines import IVAEDiffusionPipeline
 from .provenance import versions, write_text
 from .random import generator
@@ -167,6 +168,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
         SUPERVISION_BASELINE: measured[SUPERVISION_BASELINE],
         SUPERVISED_PROBE: measured[SUPERVISED_PROBE],
         "generation": generation,
+        "autoencoder": None if pipeline.vae is None else _autoencoder(pipeline.vae, dataset, drawn),
         "training": {name: value for name, value in facts.items() if name not in ("hardware", "command")},
         "hardware": facts["hardware"],
         "versions": versions(),
@@ -310,6 +312,12 @@ def _generation(
         "ivae": ivae,
         "ddpm": report,
     }
+
+
+def _autoencoder(vae: Autoencoder, dataset: ImageDataset, rows: Tensor) -> dict[str, Any]:
+    """Held-out images through the autoencoder alone, without diffusion in its latents."""
+    target = to_float(dataset.images(rows))
+    return {"num_images": len(rows), "mse": float((autoencode(vae, target) - target).square().mean())}
 
 
 def _unconditional(

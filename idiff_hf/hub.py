@@ -135,7 +135,8 @@ def build_card(results: Mapping[str, Any]) -> str:
             `generation` null (vectors, or nothing that draws), `generation.rendered` null (no grid of factors to read images back in),
             `generation.ivae` null (lambda_rec = 0 left the decoder untrained, and there is no `mse_ratio` then), `generation.ddpm`
             empty (no U-Net), `supervision_baseline` null, and absent `supervised_probe`, `generation.unconditional` (of a model without
-            latents) and `real_images` (what `readback.read_real_images` returns): the card says what was not measured.
+            latents), `autoencoder` (null without one) and `real_images` (what `readback.read_real_images` returns): the card says what
+            was not measured.
 
     Raises:
         ValueError: Another schema, a missing field, or a value of the wrong type; the message names it.

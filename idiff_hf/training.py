@@ -35,14 +35,15 @@ from .data import Batch, Prefetcher, to_float
 from .figures import channels_last, image_grid, to_uint8
 from .folders import RunLock, clean_leftovers, commit_folder
 from .losses import IVAEDiffusionLoss
+from .models import autoencode
 from .provenance import command, hardware, versions, write_text
-from .random import BatchRandom, generator
+from .random import BatchRandom
 from .stages import Phase, learning_rate
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 1024
-"""That the scale of an autoencoder's latents is measured on."""
+"""Training images that the scale of an autoencoder's latents is measured on."""
 
 
 class TrainingRun:
@@ -257,13 +258,12 @@ class TrainingRun:
                         self._calibrate()
 
     def _calibrate(self) -> None:
-        """Give the finished autoencoder its scale, by the same training images on every process."""
-        train, _ = self.dataset.split(self.config.data.held_out, self.config.train.seed)
-        order = torch.randperm(len(train), generator=generator(self.config.train.seed, "calibration"))
-        rows = train[order[:CALIBRATION_IMAGES]]
-        self.module.eval()
-        self.module.calibrate(to_float(self.dataset.images(rows)))
-        self.module.train()
+        """Give the finished autoencoder its scale, on every process by the images that one process alone would see first.
+
+        The batches are new ones, for those of the run go on where they are, and a stream has no other way to its training images.
+        """
+        first = BatchRandom(self.config.train.seed, 0, 0, CALIBRATION_IMAGES, self.accelerator.device)
+        self.module.calibrate(build_batches(self.config, self.dataset)(CALIBRATION_IMAGES, first).image)
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add the terms of one micro-batch to the window that is logged next."""
@@ -374,6 +374,9 @@ class TrainingRun:
             if self.config.model.ivae and self.config.loss.rec > 0:
                 rows.append(to_uint8(pipeline.reconstruct(originals, "np")))
                 labels.append("iVAE")
+            if module.vae is not None:
+                rows.append(to_uint8(channels_last(autoencode(module.vae, to_float(originals)) / 2 + 0.5)))
+                labels.append("autoencoder")
             if self.config.model.diffusion and done > self.config.optim_unet.start_step:
                 generators = [torch.Generator(self.accelerator.device).manual_seed(i) for i in range(8)]
                 given = {"images": originals} if self.config.model.ivae else {"batch_size": 8}

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main as cli
+from idiff_hf.evaluation import disentanglement
 from tests.tiny import tiny_config
 from train_ivae_ddpm import main
 
@@ -87,3 +89,34 @@ def test_dry_run_prints_what_a_run_takes_and_leaves_nothing(
     ):
         assert what in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_categories", [2, 10, 19, 20, 21, 24, 64])
+def test_class_numbers_in_any_order_are_a_perfect_code(num_categories: int) -> None:
+    """On the full grid of a factor with as many values as classes and one of two: MIG and modularity 1, no classes merged.
+
+    The rank correlation of a shuffled code is below that of the other latent, so that matching by it would be wrong.
+    """
+    factors = np.stack(np.meshgrid(np.arange(num_categories), np.arange(2), indexing="ij"), axis=-1).reshape(
+        -1, 2
+    )
+    shuffled = np.random.default_rng(0).permutation(num_categories)[factors[:, 0]]
+    codes = np.stack([1 - factors[:, 1], shuffled], axis=1).astype(float)
+    scores = disentanglement(codes, factors, ("many", "two"), num_categories)
+    assert scores["mig"] == pytest.approx(1.0, abs=1e-12)
+    assert scores["modularity"] == pytest.approx(1.0, abs=1e-12)
+    assert scores["matched_latent"] == {"many": 1, "two": 0}
+
+
+def test_a_class_that_no_image_has_leaves_the_others_apart() -> None:
+    factors = np.arange(3)[:, None].repeat(2, axis=1)
+    codes = np.array([[0.0, 4.0], [18.0, 4.0], [19.0, 4.0]])
+    scores = disentanglement(codes, factors, ("one", "same"), 20)
+    assert scores["mig"] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_factor_without_a_latent_is_matched_to_none() -> None:
+    factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    scores = disentanglement(factors[:, 1:].astype(float), factors, ("first", "second"), 2)
+    assert scores["matched_latent"] == {"first": -1, "second": 0}
+    assert scores["mig"] is None and "MIG is the gap" in scores["undefined"]["mig"]

@@ -66,6 +66,14 @@ def test_reconstruction_figure_without_a_unet(tmp_path: Path) -> None:
     assert _read(tmp_path / "figure.png").shape[0] == 2 * 16 + 2
 
 
+def test_reconstruction_figure_without_a_decoder(tmp_path: Path) -> None:
+    images = _colours(2)
+    reconstruction_figure(images[:1], None, {1.0: images[1:]}, tmp_path / "figure.png")
+    picture = _read(tmp_path / "figure.png")
+    assert picture.shape[0] == 2 * 16 + 2
+    np.testing.assert_array_equal(picture[8::18, -8], images[:, 0, 0])
+
+
 def test_traversal_figure_has_a_row_for_each_latent(tmp_path: Path) -> None:
     images = _colours(6).reshape(2, 3, 8, 8, 3)
     traversal_figure(images, [-1.5, 0.0, 1.5], ["z0", "z1"], tmp_path / "figure.png")

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from idiff_hf.builders import build_dataset, build_objective, build_pipeline
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,3 +24,23 @@ def test_ci_runs_the_test_command_word_for_word() -> None:
         f"expected one line of the README's bash blocks to end with pytest, got {commands}"
     )
     assert commands[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_example_of_sampling_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word, on an untrained model of the quickstart's size of images and latents."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Sampling\n")[1].split("\n## ")[0]
+    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    config = tiny_config(tmp_path)
+    config = replace(
+        config,
+        data=replace(config.data, image_size=32),
+        model=replace(config.model, latent_dim=10, prior_type="known"),
+        unet=replace(config.unet, patch_size=8),
+    )
+    objective = build_objective(config, build_dataset(config)).eval()
+    build_pipeline(config, objective).save_pretrained(tmp_path / "runs" / "quickstart" / "pipeline")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102
+    assert Image.open("sampling.png").size == (5 * 32, 3 * 32)
+    assert names["latents"].shape == (1, 10)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Networks: the iVAE, the condition of the U-Net, and the autoencoder that it may run in."""
 
-from .autoencoder import Autoencoder, decode_latents, encode_latents
+from .autoencoder import Autoencoder, autoencode, decode_latents, encode_latents
 from .backbones import BACKBONES, load_pretrained_encoder
 from .conditioning import (
     CONDITIONINGS,
@@ -24,6 +24,7 @@ __all__ = [
     "NoConditioning",
     "ScaleShiftConditioning",
     "TokenConditioning",
+    "autoencode",
     "check_config_keys",
     "decode_latents",
     "denoise",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 
 from ..distributions import LatentDistribution
-from ..models import Conditioning, IVAEModel
+from ..models import Autoencoder, Conditioning, IVAEModel
 from .images import ImageInput, OutputType, prepare_images, prepare_vectors
 
 
@@ -21,7 +21,7 @@ class LatentCoding(DiffusionPipeline):
     unet: UNet2DModel | UNet2DConditionModel | None
     conditioning: Conditioning | None
     scheduler: Any
-    vae: AutoencoderKL | VQModel | None
+    vae: Autoencoder | None
     image_processor: VaeImageProcessor
 
     @property

@@ -338,6 +338,6 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1.0, 1.0)[:, None]
     angle = torch.acos(cosine)
-    if float(torch.sin(angle)) < 1e-3:
+    if float(a.norm() * b.norm()) == 0.0 or float(torch.sin(angle)) < 1e-3:
         return torch.lerp(a, b, share)
     return (torch.sin((1.0 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)

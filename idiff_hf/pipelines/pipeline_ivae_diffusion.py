@@ -11,20 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    SchedulerMixin,
-    UNet2DConditionModel,
-    UNet2DModel,
-    VQModel,
-)
+from diffusers import SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..folders import MANIFEST
-from ..models import Conditioning, IVAEModel
+from ..models import Autoencoder, Conditioning, IVAEModel, decode_latents, encode_latents
 from .coding import bring, check_output_type
 from .editing import LatentEditing
 from .guided import Guidance, GuidedUNet
@@ -66,7 +60,7 @@ class IVAEDiffusionPipeline(LatentEditing):
         unet: UNet2DModel | UNet2DConditionModel | None = None,
         conditioning: Conditioning | None = None,
         scheduler: SchedulerMixin | None = None,
-        vae: AutoencoderKL | VQModel | None = None,
+        vae: Autoencoder | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(ivae=ivae, unet=unet, conditioning=conditioning, scheduler=scheduler, vae=vae)
@@ -258,15 +252,13 @@ class IVAEDiffusionPipeline(LatentEditing):
         """What the diffusion runs on, of images `(B, C, H, W)`."""
         if self.vae is None:
             return prepared
-        encoded = self.vae.encode(prepared.to(self.vae.dtype))
-        latents = encoded.latents if isinstance(self.vae, VQModel) else encoded.latent_dist.mode()
-        return latents.float() * self.vae.config["scaling_factor"]
+        return encode_latents(self.vae, prepared) * self.vae.config["scaling_factor"]
 
     def _to_images(self, sample: Tensor) -> Tensor:
         """Its inverse, `(B, C, H, W)`."""
         if self.vae is None:
             return sample
-        return self.vae.decode((sample / self.vae.config["scaling_factor"]).to(self.vae.dtype)).sample.float()
+        return decode_latents(self.vae, sample / self.vae.config["scaling_factor"])
 
     def _check_source(self, **sources: Any) -> None:
         given = [name for name, value in sources.items() if value is not None]

@@ -97,6 +97,20 @@ def test_values_are_those_of_the_functions(rows: tuple[np.ndarray, np.ndarray]) 
     }
 
 
+def test_more_bins_keep_more_classes_apart() -> None:
+    """40 classes, each its own code: 20 bins merge them in pairs and lose ln 2 of ln 40, 40 bins lose nothing."""
+    classes = np.arange(40)
+    factors = np.stack([classes.repeat(2), np.tile([0, 1], 40)], axis=1)
+    names = ["mig", "modularity", "unsupervised"]
+    merged, apart = (evaluate(factors, factors, metrics=names, num_bins=bins) for bins in (20, 40))
+    assert merged.values["mig_per_factor"][0] == pytest.approx(1 - np.log(2) / np.log(40), abs=1e-12)
+    assert apart.values["mig_per_factor"][0] == pytest.approx(1.0, abs=1e-12)
+    assert (merged.num_bins, apart.num_bins) == (20, 40)
+    assert all("40 equal-width bins" in text for text in apart.estimators.values())
+    with pytest.raises(ValueError, match=r"^num_bins must be at least 2, got 1: "):
+        evaluate(factors, factors, num_bins=1)
+
+
 def test_the_record_says_how_the_values_came_about(rows: tuple[np.ndarray, np.ndarray]) -> None:
     result = evaluate(
         *rows, metrics=["dci", "factor_vae"], num_train=30, seed=7, dci_regressor="presorted_boosting"

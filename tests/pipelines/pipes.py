@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,6 +66,12 @@ def make(
             torch.nn.init.normal_(parameter, generator=source)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@cache
+def one(kind: str) -> IVAEDiffusionPipeline:
+    """The pipeline of a kind that tests share, which leave it as it was."""
+    return make(kind)
 
 
 def _autoencoder(kind: str) -> AutoencoderKL | VQModel:

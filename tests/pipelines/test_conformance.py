@@ -14,18 +14,13 @@ from diffusers import schedulers
 from torch import Tensor, nn
 
 from idiff_hf import IVAEDiffusionPipeline, VPSDEScheduler
-from tests.pipelines.pipes import CONDITIONAL, KINDS, make, seeds, source
+from tests.pipelines.pipes import CONDITIONAL, KINDS, make, one, seeds, source
 
 # of those compatible: one takes a noise level in place of a time, one needs torchsde
 SCHEDULERS = [
     n for n in VPSDEScheduler._compatibles if n not in ("EDMEulerScheduler", "DPMSolverSDEScheduler")
 ]
 SOLVERS = ("euler_maruyama", "predictor_corrector", "heun_ode")
-
-
-@cache
-def one(kind: str) -> IVAEDiffusionPipeline:
-    return make(kind)
 
 
 @pytest.fixture(params=("additive", "tokens", "unconditional", "kl"))
@@ -257,7 +252,7 @@ def test_cfg(conditional: IVAEDiffusionPipeline) -> None:
 
 
 def test_an_unconditional_model_has_no_guidance() -> None:
-    pipeline = make("unconditional")
+    pipeline = one("unconditional")
     assert rows_of_unet(pipeline, guidance_scale=4.0) == [2] * 3 and not pipeline.do_classifier_free_guidance
     assert torch.equal(draw(pipeline, guidance_scale=4.0), draw(pipeline, guidance_scale=1.0))
 

@@ -12,7 +12,7 @@ import torch
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.data import Interval, label_to_z
 from idiff_hf.pipelines.editing import slerp
-from tests.pipelines.pipes import make, seeds
+from tests.pipelines.pipes import make, one, seeds
 
 NAMES = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -20,12 +20,12 @@ IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 
 
 @pytest.fixture(scope="module")
 def pipe() -> IVAEDiffusionPipeline:
-    return make()
+    return one("additive")
 
 
 @pytest.fixture(scope="module")
 def categorical() -> IVAEDiffusionPipeline:
-    return make("categorical")
+    return one("categorical")
 
 
 @pytest.fixture(scope="module")
@@ -99,31 +99,24 @@ def test_slerp_keeps_to_the_circle() -> None:
 # edit
 
 
-def test_edit_of_nothing_returns_the_image(pipe: IVAEDiffusionPipeline) -> None:
-    """To less than a grey level; half the step, a quarter of the error."""
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("scale_shift", "tokens", "categorical", "kl")]
+
+
+@pytest.mark.parametrize("kind", ["additive", *SLOW])
+def test_edit_of_nothing_returns_the_image(kind: str) -> None:
+    """To half a grey level (RMS), and half the step gives a quarter of the error or less. These U-Nets are untrained, which is harder.
+
+    In latent diffusion what returns is the image as the autoencoder has it.
+    """
+    pipeline = one(kind)
+    with torch.no_grad():
+        expected = pipeline._to_images(pipeline._from_images(IMAGES)).clamp(-1.0, 1.0)
     errors = []
-    for steps in (8, 16, 32):
-        output = pipe.edit(IMAGES, {}, num_inference_steps=steps, output_type="pt")
-        assert torch.equal(output.latents, pipe.encode(IMAGES))
-        errors.append(float((output.images * 2 - 1 - IMAGES).abs().max()))
-    assert errors[-1] < 2 / 255 and errors[1] < errors[0] / 3 and errors[2] < errors[1] / 3
-
-
-@pytest.mark.parametrize("kind", ["tokens", "scale_shift", "categorical", "kl"])
-def test_edit_of_nothing_returns_the_image_for_every_type_of_model(kind: str) -> None:
-    pipeline = make(kind)
-    images = (
-        IMAGES
-        if pipeline.vae is None
-        else pipeline._to_images(pipeline._from_images(IMAGES)).detach().clamp(-1, 1)
-    )
-    expected = (
-        images
-        if pipeline.vae is None
-        else pipeline._to_images(pipeline._from_images(images)).detach().clamp(-1, 1)
-    )
-    back = pipeline.edit(images, {}, num_inference_steps=32, output_type="pt").images * 2 - 1
-    torch.testing.assert_close(back, expected, atol=2 / 255, rtol=0.0)
+    for steps in (16, 32):
+        output = pipeline.edit(IMAGES, {}, num_inference_steps=steps, output_type="pt")
+        assert torch.equal(output.latents, pipeline.encode(IMAGES))
+        errors.append(float((output.images * 2 - 1 - expected).square().mean().sqrt()))
+    assert errors[1] < 1 / 255 and errors[1] < errors[0] / 4
 
 
 def test_edit_sets_what_is_asked_for_and_changes_the_image(pipe: IVAEDiffusionPipeline) -> None:
@@ -287,7 +280,7 @@ def test_what_a_type_of_model_cannot_do_is_refused(
         ValueError, match="'shape' names no latent: with prior_type='learned' none belongs to a factor"
     ):
         learned.edit(IMAGES, {"shape": 0.1})
-    unconditional = make("unconditional")
+    unconditional = one("unconditional")
     for call in (
         lambda: unconditional.traverse(z),
         lambda: unconditional.interpolate(z, z),
