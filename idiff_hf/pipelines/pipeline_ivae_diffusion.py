@@ -155,8 +155,8 @@ class IVAEDiffusionPipeline(LatentEditing):
             batch_size: Of an unconditional model, which takes none of these: how many images.
             num_images_per_input: Images for each row of these; those of one row follow each other.
             guidance_scale: gamma of Eq. 10: 1 is the plain conditional model, 0 the unconditional one. The paper uses 4, which costs twice
-                as much and, on the models of this repository, drew worse: on the quickstart's, squared errors were 0.022 at 1, 0.029 at 2
-                and 0.071 at 4 (its digits were best at 2). It has no effect on an unconditional model.
+                as much; on the quickstart's model its squared error is higher (`model_cards/quickstart`). It has no effect on an
+                unconditional model.
             guidance_interval: Times (start, end), 0 is data and 1 noise, between which that scale holds; it is 1 outside.
             guidance_rescale: From 0 to 1, against over-saturation at a high scale; see `Guidance`, as for the two before.
             num_inference_steps: Solver steps.
