@@ -32,7 +32,7 @@ def dry_run(config: Config, training_step: Callable[[TrainingRun, int], None]) -
         windows = config.windows.values()
         edges = sorted({0, total, *(w.start_step for w in windows), *(config.stop_step(w) for w in windows)})
         hours = 0.0
-        for name, part in run.parts.items():
+        for name, part in run.learner.parts.items():
             say(f"parameters {name}: {sum(p.numel() for p in part.parameters()):,}")
         for first, last in pairwise(edges):
             training_step(run, first)  # the first step of a stage also warms up

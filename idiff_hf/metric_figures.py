@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
@@ -139,7 +140,8 @@ def sensitivity_heatmap(
 ) -> None:
     """Write how much a U-Net's prediction depends on each latent (row) at each time (column), of eps and of x_0.
 
-    Each picture has a scale of its own, from its lowest value, or 0 where none is negative, to its highest.
+    Each picture has a scale of its own, from its lowest value, or 0 where none is negative, to its highest: of eps logarithmic over four
+    decades, of x_0 linear.
 
     Args:
         effect: Of eps, shape (n_times, n_latents), as in `Sensitivity.normalized`.
@@ -166,9 +168,15 @@ def sensitivity_heatmap(
     panels = figure.subplots(1, 2, sharey=True)
     for panel, values, name in zip(panels, (of_eps, of_eps * ratio[:, None]), ("eps", "x_0"), strict=True):
         low, high = min(0.0, float(values.min())), float(values.max())
-        picture = panel.imshow(
-            values.T, cmap="viridis", vmin=low, vmax=high if high > low else low + 1.0, aspect="auto"
+        # A range of colours cannot be empty, even if nothing has an effect.
+        high = high if high > low else low + 1.0
+        # eps near t = 0 is a small difference over a small sigma: linear colours would show nothing else.
+        scale = (
+            SymLogNorm(linthresh=1e-4 * max(high, -low), vmin=low, vmax=high)
+            if name == "eps"
+            else Normalize(low, high)
         )
+        picture = panel.imshow(values.T, cmap="viridis", norm=scale, aspect="auto")
         panel.set_xticks(range(num_times), [f"{t:.2g}" for t in columns], fontsize=8)
         panel.set_yticks(range(num_latents), labels, fontsize=8)
         panel.set_xlabel("t (1 is noise)", fontsize=8)

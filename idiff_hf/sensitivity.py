@@ -114,7 +114,7 @@ def sensitivity(
     with torch.no_grad():
         # pixels, or latents of an autoencoder where the diffusion runs on these
         prepared = pipeline.prepare_images(images).split(batch_size)
-        x_0 = torch.cat([pipeline._from_images(part) for part in prepared]).to(unet.dtype)
+        x_0 = torch.cat([pipeline.diffused(part) for part in prepared]).to(unet.dtype)
     noise = torch.randn(x_0.shape, generator=generator(seed, "sensitivity")).to(x_0)
 
     def eps(condition: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:

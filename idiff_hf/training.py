@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,27 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .arguments import config_from_yaml, config_to_yaml
-from .builders import build_batches, build_dataset, build_objective, build_pipeline, parameter_groups
+from .builders import build_batches, build_dataset, build_objective, build_pipeline
 from .checkpoint import (
     compare_configs,
     latest_checkpoint,
     load_checkpoint,
-    load_optimizer_tensors,
-    match_tensors,
-    optimizer_tensors,
     save_checkpoint,
 )
-from .config import Config, OptimConfig
+from .config import Config
 from .data import Batch, Prefetcher, to_float
 from .figures import channels_last, image_grid, to_uint8
 from .folders import RunLock, clean_leftovers, commit_folder
+from .learner import Learner
 from .losses import IVAEDiffusionLoss
 from .models import autoencode
 from .provenance import command, hardware, versions, write_text
 from .random import BatchRandom
-from .stages import Phase, learning_rate
+from .stages import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -86,25 +83,9 @@ class TrainingRun:
             config.data.num_workers,
         )
         module = build_objective(config, self.dataset)
-        self.optimizers: dict[str, torch.optim.AdamW] = {}
         self.objective: Any = self.accelerator.prepare(module)
         self.module: IVAEDiffusionLoss = self.accelerator.unwrap_model(self.objective)
-        self.parts = parameter_groups(self.module)
-        for name, part in self.parts.items():
-            optim = self._optim(name)
-            self.optimizers[name] = torch.optim.AdamW(
-                part.parameters(),
-                lr=optim.learning_rate,
-                betas=(0.9, optim.adam_beta2),
-                eps=optim.adam_epsilon,
-                weight_decay=optim.adam_weight_decay,
-                fused=True,
-            )
-        # one average for each part, so that a part that does not learn costs nothing
-        self.ema = {
-            name: EMAModel(part.parameters(), decay=config.train.ema_max_decay, foreach=True)
-            for name, part in self.parts.items()
-        }
+        self.learner = Learner(config, self.module)
         self.first_step = 0
         self.seconds = 0.0
         self._sums: dict[str, Tensor] = {}
@@ -165,20 +146,7 @@ class TrainingRun:
         saved = load_checkpoint(folder)
         for change in compare_configs(config_from_yaml(saved.config_text), self.config, folder):
             logger.warning("resumed with another %s", change)
-        live = self._live()
-        match_tensors(live, saved.tensors["model"], "model")
-        averages = self._averages()
-        match_tensors(averages, saved.tensors["ema"], "ema")
-        # optimisers first: they check themselves, and nothing live has changed when they refuse
-        for name, optimizer in self.optimizers.items():
-            load_optimizer_tensors(optimizer, self._named(name), saved.tensors[f"optimizer_{name}"])
-        with torch.no_grad():
-            for name, tensor in live.items():
-                tensor.copy_(saved.tensors["model"][name])
-            for name, average in averages.items():
-                average.copy_(saved.tensors["ema"][name])
-        for name, ema in self.ema.items():
-            ema.optimization_step = saved.state["ema_steps"][name]
+        self.learner.load(saved)
         self.first_step = saved.step
         self.seconds = saved.state["seconds"]
         window = saved.state["window"]
@@ -240,22 +208,9 @@ class TrainingRun:
         return nullcontext() if last else self.accelerator.no_sync(self.objective)
 
     def optimizer_step(self, step: int, phase: Phase) -> None:
-        """Clip, set the learning rate, step and average each part that learns at this step."""
-        learning = {"ivae": phase.ivae, "autoencoder": phase.autoencoder, "unet": phase.unet}
-        for name, active in learning.items():
-            if active:
-                optim, optimizer = self._optim(name), self.optimizers[name]
-                nn.utils.clip_grad_norm_(self.parts[name].parameters(), optim.max_grad_norm)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(optim, self.config.stop_step(optim), step)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                self.ema[name].step(self.parts[name].parameters())
-                if step + 1 == self.config.stop_step(optim) < self.config.train.max_train_steps:
-                    # what is frozen is what is published
-                    self.ema[name].copy_to(self.parts[name].parameters())
-                    if name == "autoencoder":
-                        self._calibrate()
+        """Step and average each part that learns at this step."""
+        if "autoencoder" in self.learner.step(step, phase):
+            self._calibrate()
 
     def _calibrate(self) -> None:
         """Give the finished autoencoder its scale, on every process by the images that one process alone would see first.
@@ -316,15 +271,9 @@ class TrainingRun:
 
     def checkpoint(self, done: int) -> Path:
         """Commit a checkpoint that says `done` steps are done."""
-        tensors = {
-            "model": {name: tensor.detach() for name, tensor in self._live().items()},
-            "ema": self._averages(),
-        }
-        for name, optimizer in self.optimizers.items():
-            tensors[f"optimizer_{name}"] = optimizer_tensors(optimizer, self._named(name))
         window = {name: float(value) for name, value in self._sums.items()}
         state = {
-            "ema_steps": {name: ema.optimization_step for name, ema in self.ema.items()},
+            **self.learner.state(),
             "seconds": self.elapsed(),
             "window": {"sums": window, "count": self._count},
         }
@@ -337,7 +286,7 @@ class TrainingRun:
         return save_checkpoint(
             self.checkpoints,
             done,
-            tensors,
+            self.learner.tensors(),
             state,
             config_to_yaml(self.config),
             metadata=metadata,
@@ -348,26 +297,12 @@ class TrainingRun:
         """Seconds of training, those before a resume included."""
         return self.seconds + time.perf_counter() - self._started
 
-    @contextmanager
-    def averaged(self) -> Iterator[IVAEDiffusionLoss]:
-        """The module with its averaged weights, for evaluation."""
-        for name, part in self.parts.items():
-            self.ema[name].store(part.parameters())
-            self.ema[name].copy_to(part.parameters())
-        self.module.eval()
-        try:
-            yield self.module
-        finally:
-            for name, part in self.parts.items():
-                self.ema[name].restore(part.parameters())
-            self.module.train()
-
     def _sample_grid(self, done: int) -> None:
         """Held-out images, their reconstruction and, where the U-Net has begun, what it draws, as a PNG."""
         _, held_out = self.dataset.split(self.config.data.held_out, self.config.train.seed)
         picked = held_out[torch.linspace(0, len(held_out) - 1, 8).long()]
         originals = self.dataset.images(picked)
-        with self.averaged() as module:
+        with self.learner.averaged() as module:
             pipeline = build_pipeline(self.config, module)
             pipeline.set_progress_bar_config(disable=True)
             rows, labels = [channels_last(originals)], ["input"]
@@ -408,7 +343,7 @@ class TrainingRun:
                 "command": command(),
             }
             with (
-                self.averaged() as module,
+                self.learner.averaged() as module,
                 commit_folder(folder, metadata={"step": self.config.train.max_train_steps}) as staged,
             ):
                 build_pipeline(self.config, module).save_pretrained(staged)
@@ -431,23 +366,3 @@ class TrainingRun:
             for line in path.read_text(encoding="utf-8").splitlines():
                 last.update(json.loads(line))
         return {name: value for name, value in last.items() if name not in ("step", "loss")}
-
-    def _optim(self, name: str) -> OptimConfig:
-        optim: OptimConfig = getattr(self.config, f"optim_{name}")
-        return optim
-
-    def _live(self) -> dict[str, Tensor]:
-        """Weights, and what norms over the batch keep beside them, by name."""
-        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-
-    def _averages(self) -> dict[str, Tensor]:
-        """The averaged weights by the names of the live ones."""
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        return {
-            names[parameter]: average
-            for part, ema in self.ema.items()
-            for parameter, average in zip(self.parts[part].parameters(), ema.shadow_params, strict=True)
-        }
-
-    def _named(self, name: str) -> list[tuple[str, nn.Parameter]]:
-        return list(self.parts[name].named_parameters())

@@ -15,9 +15,9 @@ LAYERS = (
     {"timesteps", "pipelines"},
     {"losses"},
     {"builders", "checkpoint", "figures", "provenance"},
-    {"training", "readback", "data_figures", "metric_figures", "describe", "sensitivity"},
-    {"evaluation", "pipeline_scores", "dry_run", "hub"},
-    {"cli"},
+    {"learner", "readback", "data_figures", "metric_figures", "describe", "sensitivity"},
+    {"training", "evaluation", "pipeline_scores", "hub"},
+    {"dry_run", "cli"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(

@@ -8,24 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from idiff_hf.builders import build_batches, build_dataset, build_objective
-from idiff_hf.config import Config
-from idiff_hf.losses import IVAEDiffusionLoss
-from idiff_hf.random import BatchRandom
 from idiff_hf.stages import Phase
 from idiff_hf.timesteps import loss_weight
-from tests.tiny import joint, tiny_config
+from tests.tiny import joint, objective_and_inputs, tiny_config
 
 BOTH = Phase(ivae=True, unet=True, released=True, kl_weight=1e-4)
-
-
-def objective_and_inputs(
-    config: Config,
-) -> tuple[IVAEDiffusionLoss, tuple[torch.Tensor, torch.Tensor, BatchRandom]]:
-    dataset = build_dataset(config)
-    random = BatchRandom(0, 0, 0, 16, torch.device("cpu"))
-    batch = build_batches(config, dataset)(16, random)
-    return build_objective(config, dataset), (batch.image, batch.aux, random)
 
 
 def gradient_norm(module: torch.nn.Module) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from idiff_hf import IVAEDiffusionPipeline
-from idiff_hf.arguments import load_config
+from idiff_hf.arguments import config_from_yaml
 from idiff_hf.builders import build_objective, build_pipeline, open_dataset
 from idiff_hf.config import RESNETS, Config, DataConfig
 from idiff_hf.data import ImageDataset
@@ -57,10 +58,9 @@ FROZEN = ("paper/section3.3_frozen_bad", "paper/section3.3_frozen_best")
 
 
 @cache
-def load(name: str, *flags: str) -> Config:
-    """The config of a YAML, by the reader that the program has."""
-    config, _ = load_config(["--config", str(CONFIGS / f"{name}.yaml"), *flags])
-    return config
+def load(name: str) -> Config:
+    """The config of a YAML."""
+    return config_from_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def header(name: str) -> list[str]:
@@ -79,35 +79,39 @@ def opened(data: DataConfig) -> ImageDataset:
 def shrink(name: str, folder: Path) -> Config:
     """The experiment of a YAML in seconds: smaller images and layers, few steps, everything else as it is there.
 
-    Flags and nothing else make it small, so that a YAML which needs what a small one cannot have is refused as it would be by the program.
+    The small config is checked as any other, so that a YAML which needs what a small one cannot have is refused.
     """
     config = load(name)
-    flags: dict[str, Any] = {
-        "data.image_size": min(config.data.image_size, 32),
-        "data.num_workers": 0,
-        "model.channels": [8, 8, 8, 16],
-        "model.hidden_dim": 16,
-        "model.prior_hidden_dim": 8,
-        "unet.block_out_channels": [8] * len(config.unet.block_out_channels),
-        "unet.norm_num_groups": 4,
-        "train.output_dir": folder / "run",
-        "train.train_batch_size": 8,
-        "train.report_to": "none",
-        "train.logging_steps": 1,
+    changes: dict[str, dict[str, Any]] = {
+        "data": {"image_size": min(config.data.image_size, 32), "num_workers": 0},
+        "model": {"channels": (8, 8, 8, 16), "hidden_dim": 16, "prior_hidden_dim": 8},
+        "unet": {
+            "block_out_channels": (8,) * len(config.unet.block_out_channels),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+        },
+        "train": {
+            "output_dir": str(folder / "run"),
+            "train_batch_size": 8,
+            "report_to": "none",
+            "logging_steps": 1,
+        },
     }
     if config.data.name == "own":
-        flags |= {"data.path": ROOT / str(config.data.path), "data.cache_dir": folder / "cache"}
+        changes["data"] |= {"path": str(ROOT / str(config.data.path)), "cache_dir": str(folder / "cache")}
     if config.model.pretrained_ivae is not None:
-        flags["model.pretrained_ivae"] = pretrained_ivae(config.model.pretrained_ivae, folder / "pretrained")
+        saved = pretrained_ivae(config.model.pretrained_ivae, folder / "pretrained")
+        changes["model"]["pretrained_ivae"] = str(saved)
     # every stage is two steps long
-    parts = {part: getattr(config, part) for part in config.windows}
+    parts = config.windows
     stops = {part: config.stop_step(window) for part, window in parts.items()}
     edges = sorted({0, *(window.start_step for window in parts.values()), *stops.values()})
     short = {edge: 2 * i for i, edge in enumerate(edges)}
-    flags["train.max_train_steps"] = short[config.train.max_train_steps]
+    changes["train"]["max_train_steps"] = short[config.train.max_train_steps]
     for part, window in parts.items():
-        flags |= {f"{part}.start_step": short[window.start_step], f"{part}.stop_step": short[stops[part]]}
-    return load(name, *(f"--{key}={value}" for key, value in flags.items()))
+        changes[part] = {"start_step": short[window.start_step], "stop_step": short[stops[part]]}
+    groups = {group: replace(getattr(config, group), **values) for group, values in changes.items()}
+    return replace(config, **groups)
 
 
 def pretrained_ivae(pipeline: str, folder: Path) -> Path:
@@ -172,7 +176,7 @@ def test_a_config_learns_and_is_loaded_as_it_was_saved(name: str, tmp_path: Path
 
     saved = IVAEDiffusionPipeline.from_pretrained(run.finish())
     dataset = opened(config.data)
-    with run.averaged() as module:
+    with run.learner.averaged() as module:
         live = outputs(build_pipeline(config, module), dataset)
     loaded = outputs(saved, dataset)
     assert live.keys() == loaded.keys() and len(live) > 0

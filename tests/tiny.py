@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from idiff_hf.builders import build_batches, build_dataset, build_objective
 from idiff_hf.config import (
     Config,
     DataConfig,
@@ -16,6 +19,8 @@ from idiff_hf.config import (
     TrainConfig,
     UNetConfig,
 )
+from idiff_hf.losses import IVAEDiffusionLoss
+from idiff_hf.random import BatchRandom
 
 
 def tiny_config(output_dir: Path | str, **train: object) -> Config:
@@ -59,3 +64,13 @@ def joint(config: Config) -> Config:
         optim_ivae=replace(config.optim_ivae, stop_step=None),
         optim_unet=replace(config.optim_unet, start_step=0),
     )
+
+
+def objective_and_inputs(
+    config: Config,
+) -> tuple[IVAEDiffusionLoss, tuple[torch.Tensor, torch.Tensor, BatchRandom]]:
+    """The objective of a config, and what it takes: images, u and draws of 16 rows."""
+    dataset = build_dataset(config)
+    random = BatchRandom(0, 0, 0, 16, torch.device("cpu"))
+    batch = build_batches(config, dataset)(16, random)
+    return build_objective(config, dataset), (batch.image, batch.aux, random)

@@ -113,11 +113,6 @@ class Config:
             self.model.diffusion,
             f"autoencoder.type={self.autoencoder.type} needs model.diffusion=true: only the U-Net would use its latents",
         )
-        require(
-            not self.data.streaming,
-            f"autoencoder.type={self.autoencoder.type} measures its latents on rows that a stream cannot give again: "
-            "data.streaming must be false",
-        )
         start, stop = self.optim_unet.start_step, self.stop_step(self.optim_autoencoder)
         require(
             stop <= start,

@@ -63,10 +63,20 @@ class Conditioning(StrictModelMixin, ConfigMixin):
         return unet(sample, timestep, class_labels=condition).sample
 
 
-class AdditiveConditioning(Conditioning):
-    """The paper's condition: a projection of z is added to the time embedding.
+class _Projection(Conditioning):
+    """A condition that is linear in z, without a bias, so that z = 0 is exactly "no condition" (Section 2.5)."""
 
-    The projection has no bias, so that z = 0 is exactly "no condition" (Section 2.5).
+    def _project(self, latent_dim: int, width: int, null_condition: str) -> None:
+        self.projection = nn.Linear(latent_dim, width, bias=False)
+        self._set_null(null_condition, width)
+
+    def embed(self, z: Tensor) -> Tensor:
+        """A projection of z, `(B, width)`: the U-Net's `class_labels`, or what they are made of."""
+        return self.projection(z)
+
+
+class AdditiveConditioning(_Projection):
+    """The paper's condition: a projection of z without a bias is added to the time embedding (`class_embed_type="identity"`).
 
     Args:
         latent_dim: Width of z.
@@ -87,15 +97,10 @@ class AdditiveConditioning(Conditioning):
         null_condition: str = "zeros",
     ) -> None:
         super().__init__()
-        self.projection = nn.Linear(latent_dim, embedding_dim, bias=False)
-        self._set_null(null_condition, embedding_dim)
-
-    def embed(self, z: Tensor) -> Tensor:
-        """`class_labels` for `UNet2DModel(class_embed_type="identity")`, `(B, embedding_dim)`."""
-        return self.projection(z)
+        self._project(latent_dim, embedding_dim, null_condition)
 
 
-class ScaleShiftConditioning(Conditioning):
+class ScaleShiftConditioning(_Projection):
     """z scales and shifts the time embedding, e(t) (1 + a(z)) + b(z), with bias-free a and b (FiLM, arXiv:1709.07871).
 
     Arguments and errors as of `AdditiveConditioning`; z = 0 is exactly "no condition" here too.
@@ -110,12 +115,7 @@ class ScaleShiftConditioning(Conditioning):
         null_condition: str = "zeros",
     ) -> None:
         super().__init__()
-        self.projection = nn.Linear(latent_dim, 2 * embedding_dim, bias=False)
-        self._set_null(null_condition, 2 * embedding_dim)
-
-    def embed(self, z: Tensor) -> Tensor:
-        """Scale a(z) and shift b(z), `(B, 2 embedding_dim)`."""
-        return self.projection(z)
+        self._project(latent_dim, 2 * embedding_dim, null_condition)
 
     def predict(
         self, unet: UNet2DModel, sample: Tensor, timestep: Tensor, condition: Tensor | None

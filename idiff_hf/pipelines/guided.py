@@ -23,8 +23,7 @@ class Guidance:
     Args:
         scale: gamma of Eq. 10, 0 or more: 1 is the plain conditional model, 0 the unconditional one.
         interval: Times (start, end) with 0 <= start < end <= 1. The scale holds for start <= t <= end, and is 1 elsewhere (Kynkäänniemi et
-            al., arXiv:2404.07724). It is the times of little noise where a large scale spoils pictures: with scale 4 on the quickstart's
-            model the squared error was 0.071 throughout and 0.022 from t = 0.2 on, that of scale 1.
+            al., arXiv:2404.07724). A large scale spoils pictures most at the times of little noise.
         rescale: In [0, 1]: how far the guided x_0 is brought back to the standard deviation of the conditional one, over each image (Lin
             et al., arXiv:2305.08891, section 3.4, where 0.7 is used), against the over-saturation of large scales.
 

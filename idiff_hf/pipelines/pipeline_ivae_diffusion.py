@@ -248,8 +248,8 @@ class IVAEDiffusionPipeline(LatentEditing):
             return None, None
         return self.conditioning(z), self.conditioning.null(len(z))
 
-    def _from_images(self, prepared: Tensor) -> Tensor:
-        """What the diffusion runs on, of images `(B, C, H, W)`."""
+    def diffused(self, prepared: Tensor) -> Tensor:
+        """What the diffusion runs on, of images as `prepare_images` gives them: they themselves, or scaled latents of `vae`."""
         if self.vae is None:
             return prepared
         return encode_latents(self.vae, prepared) * self.vae.config["scaling_factor"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from functools import cache
 from itertools import pairwise
@@ -214,12 +213,6 @@ def test_a_model_with_a_resnet_round_trips(tmp_path: Path, norm: str) -> None:
 def test_bad_arguments(backbone: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(backbone, **changes)
-
-
-def test_a_resnet_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="backbone 'resnet18' needs the transformers library: pip install"):
-        build("resnet18")
 
 
 def test_batch_norm_of_a_single_value_a_channel() -> None:

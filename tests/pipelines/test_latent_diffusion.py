@@ -39,7 +39,7 @@ def test_what_the_diffusion_runs_on_is_encoded_times_the_scaling_factor(pipe: IV
     with torch.no_grad():
         encoded = pipe.vae.encode(IMAGES)
         expected = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
-        torch.testing.assert_close(pipe._from_images(IMAGES), 3.0 * expected)
+        torch.testing.assert_close(pipe.diffused(IMAGES), 3.0 * expected)
 
 
 def test_sizes_are_those_of_the_images_without_an_ivae(pipe: IVAEDiffusionPipeline) -> None:

@@ -122,12 +122,8 @@ def _resnet(
     check_norm(norm, ("group", "batch"))
     if image_size < 32 or image_size % 32:
         raise ValueError(f"image_size must be a multiple of 32 for backbone {backbone!r}, got {image_size}")
-    try:
-        from transformers import ResNetConfig
-    except ImportError:
-        raise ValueError(
-            f"backbone {backbone!r} needs the transformers library: pip install transformers"
-        ) from None
+    from transformers import ResNetConfig
+
     config = ResNetConfig(
         num_channels=in_channels,
         embedding_size=_STEM_WIDTH,
@@ -169,7 +165,7 @@ def resnet18(
         The encoder `(B, C, H, W) -> (B, encoder_dim)` and the decoder `(B, code_dim) -> (B, C, H, W)`.
 
     Raises:
-        ValueError: One line for another size or norm, or where transformers is not installed.
+        ValueError: One line for another size or norm.
     """
     return _resnet(
         "resnet18",
