@@ -108,13 +108,13 @@ def test_flat_and_abbreviated_flags_are_refused(given_key: str, nearest: str, re
             "[x]",
             "eval.guidance_scales must be a list of finite numbers as in [1,2], got x",
         ),
-        ("model.norm", "batch", "model.norm must be one of group, none, got batch"),
+        ("model.norm", "layer", "model.norm must be one of group, batch, none, got layer"),
         ("data.source", "torrent", "data.source must be one of rendered, file, hub, got torrent"),
         ("data.aux_columns", "3", "data.aux_columns must be a list of texts as in [a,b], got 3"),
         (
             "aux.name",
             "labels",
-            "aux.name must be one of interval, uniform_posterior, normal, observed, bounds, none, got labels",
+            "aux.name must be one of interval, uniform_posterior, normal, observed, bounds, factors, none, got labels",
         ),
         ("train.mixed_precision", "fp16", "train.mixed_precision must be one of no, bf16, got fp16"),
         (
@@ -171,8 +171,8 @@ def test_null_is_refused_where_it_means_nothing(key: str, refusal: Refusal, tmp_
         ),
         (
             ["--optim_ivae.stop_step", "5", "--optim_unet.start_step", "5", "--loss.latent_grad_scale", "1"],
-            "loss.latent_grad_scale=1.0 has no effect: the iVAE is frozen before the U-Net starts "
-            "(optim_ivae.stop_step <= optim_unet.start_step)",
+            "loss.latent_grad_scale=1.0 has no effect: the iVAE does not learn while the U-Net does "
+            "(model.ivae=false, model.freeze_ivae=true, or optim_ivae.stop_step <= optim_unet.start_step)",
         ),
         (["extra"], "unrecognized arguments: extra"),
         (["--train.seed"], "argument --train.seed: expected one argument"),
@@ -194,8 +194,8 @@ def test_an_impossible_value_or_combination_is_refused(
         ("train:\n  a: b: c", "not valid YAML in line 2: mapping values are not allowed here"),
         ("train: {seed: 1}\ntrain: {seed: 2}", "not valid YAML in line 1: key 'train' is given twice"),
         ("train: {seed: 1}\ntrain.seed: 2", "key 'train.seed' is given twice"),
-        ("cfg:", "'cfg' is a group, give its keys one by one: cfg.drop_prob"),
-        ("cfg: 3", "'cfg' is a group, give its keys one by one: cfg.drop_prob"),
+        ("cfg:", "'cfg' is a group, give its keys one by one: cfg.drop_prob, cfg.null_condition"),
+        ("cfg: 3", "'cfg' is a group, give its keys one by one: cfg.drop_prob, cfg.null_condition"),
         ("train: {seed: {a: 1}}", "unknown key 'train.seed.a', did you mean 'train.seed'?"),
         ("train: {seed: !!int one}", "not valid YAML: a value does not fit its tag"),
         ("&a {train: *a}", "not a config: nested too deeply"),

@@ -23,6 +23,11 @@ from train_ivae_ddpm import training_step
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
+ALIKE = (
+    *(f"paper/table7_kl_{kl}" for kl in ("0.0025", "5e-4", "2.5e-4", "5e-5", "2.5e-5")),
+    *("paper/table5_normal", "paper/table9_seeds", "paper/section3.3_frozen_bad"),
+)
+"""Of the same kind as another config, apart from numbers: with the slow ones."""
 NAMES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 # Typed from the paper: file, table and row, Discrete MIG, Spearman MCC, Disentanglement, Modularity.
@@ -145,7 +150,9 @@ def outputs(pipe: IVAEDiffusionPipeline, dataset: ImageDataset) -> dict[str, Ten
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if load(name).model.backbone in RESNETS else [])
+        pytest.param(
+            name, marks=[pytest.mark.slow] if load(name).model.backbone in RESNETS or name in ALIKE else []
+        )
         for name in NAMES
     ],
 )

@@ -419,6 +419,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_batch_norm_over_two_processes_is_that_of_one_on_the_whole_batch(
     processes: Path, dtype: torch.dtype, tolerance: float
@@ -443,6 +444,7 @@ def test_batch_norm_over_two_processes_is_that_of_one_on_the_whole_batch(
     assert (alone - one["outputs"]).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_batch_norm_in_evaluation_and_of_one_value_in_each_of_two_processes(processes: Path) -> None:
     layer, images, _ = layer_and_input(torch.float32)
     assert torch.equal(load_file(processes / "evaluation")["outputs"], layer.eval()(images))
@@ -453,6 +455,7 @@ def test_batch_norm_in_evaluation_and_of_one_value_in_each_of_two_processes(proc
         torch.testing.assert_close(outputs, torch.full((1, 4, 1, 1), sign * value))
 
 
+@pytest.mark.slow
 def test_data_parallel_training_with_batch_norm_equals_one_process(processes: Path) -> None:
     model, images = autoencoder_and_images()
     expected = model_results(model, images)
