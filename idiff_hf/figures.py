@@ -145,6 +145,30 @@ def latent_histograms(codes: np.ndarray, labels: Sequence[str], path: Path) -> N
     save_figure(figure, path)
 
 
+def sampler_figure(curves: Mapping[str, np.ndarray], reference: tuple[float, float], path: Path) -> None:
+    """Write error, and what is read back, of each solver against calls of the U-Net.
+
+    Args:
+        curves: For each solver `(n, 3)`: calls, mean squared error, fraction of factors read back (NaN where none is read).
+        reference: Error and fraction of the solution they are compared with, drawn as a line.
+        path: The PNG file.
+    """
+    read = not all(np.isnan(curve[:, 2]).all() for curve in curves.values())
+    figure = Figure(figsize=(5.2 * (1 + read), 4.0), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 1 + read, squeeze=False)[0]
+    for panel, column, title in zip(panels, (1, 2), ("squared error", "factors read back"), strict=False):
+        for (name, curve), marker in zip(curves.items(), "os^vD<>pP*X", strict=False):
+            panel.plot(curve[:, 0], curve[:, column], marker=marker, markersize=4, linewidth=1, label=name)
+        panel.axhline(reference[column - 1], color="grey", linestyle=":", linewidth=1)
+        panel.set_xscale("log")
+        panel.set_xlabel("calls of the U-Net")
+        panel.set_title(title, fontsize=10)
+    # at few calls some solvers leave noise, which would hide the rest
+    panels[0].set_yscale("log")
+    panels[0].legend(fontsize=7)
+    save_figure(figure, path)
+
+
 def latent_labels(num_latents: int, matched: Mapping[str, int]) -> list[str]:
     """`z0`, `z1`, ... , each with the name of the factor that it is matched to, where there is one.
 

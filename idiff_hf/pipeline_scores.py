@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from .arguments import config_from_yaml
 from .builders import open_dataset
 from .config import DataConfig
-from .data import ImageDataset
-from .figures import latent_histograms, latent_labels
+from .data import GridDataset, ImageDataset
+from .figures import latent_histograms, latent_labels, sampler_figure
 from .metric_figures import (
     factor_latent_scatter,
     importance_heatmap,
@@ -31,7 +32,16 @@ from .metrics.inputs import Regressor
 from .pipelines import IVAEDiffusionPipeline
 from .provenance import hardware, versions, write_text
 from .random import generator
-from .readback import encode_rows
+from .readback import encode_rows, nearest_rendered
+from .sampler_curve import (
+    REFERENCE_STEPS,
+    SOLVERS,
+    STEPS,
+    SamplerRecord,
+    VariantRecord,
+    sampler_curve,
+    variant_table,
+)
 from .sensitivity import Method, sensitivity
 
 POSTERIOR_MEANS = "posterior means"
@@ -62,6 +72,8 @@ def _held_out(
     folder: Path, pipeline: IVAEDiffusionPipeline, data: DataConfig, num_samples: int
 ) -> tuple[ImageDataset, Tensor, int]:
     """The dataset, numbers of so many rows that the pipeline of `folder` has not been trained on, at most, and the seed of that split."""
+    if num_samples < 1:
+        raise ValueError(f"the number of images must be 1 or more, got {num_samples}")
     seed = split_seed(folder)
     dataset = open_dataset(data, seed, pipeline.device)
     wanted = (pipeline.channels, pipeline.image_size)
@@ -196,6 +208,132 @@ def pipeline_sensitivity(
     )
     labels = latent_labels(found.sensitivity.shape[1], _matched_latents(folder.resolve()))
     results = {
+        **_of_pipeline(folder, pipeline, data, dataset, seed),
+        "latents": labels,
+        **found.to_dict(),
+    }
+    sensitivity_heatmap(found.normalized, found.sigma_over_alpha, found.times, labels, out / f"{method}.png")
+    write_text(out / f"{method}.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def pipeline_sampler_curve(
+    folder: Path,
+    data: DataConfig,
+    out: Path,
+    *,
+    num_images: int = 96,
+    solvers: Sequence[str] = tuple(SOLVERS),
+    steps: Sequence[int] = STEPS,
+    reference_steps: int = REFERENCE_STEPS,
+    guidance_scale: float = 1.0,
+    seed: int = 0,
+) -> list[SamplerRecord]:
+    """What each solver reaches with so many calls of a pipeline's U-Net; write `samplers.json` and its plot `samplers.png`.
+
+    Factors are read back, where the dataset has an image of every combination, as those of the nearest one.
+
+    Args:
+        folder: A saved pipeline.
+        data: The dataset, of which rows are taken as in `evaluate_pipeline`.
+        out: The folder of what is written.
+        num_images: Held-out images that are encoded and drawn.
+        solvers: See `sampler_curve.sampler_curve`, as for the rest.
+        steps: As there.
+        reference_steps: As there.
+        guidance_scale: As there.
+        seed: As there.
+
+    Raises:
+        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.sampler_curve`.
+    """
+    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
+    pipeline.set_progress_bar_config(disable=True)
+    dataset, rows, held_out_by = _held_out(folder, pipeline, data, num_images)
+    grid = dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
+    records = sampler_curve(
+        pipeline,
+        dataset.images(rows),
+        factors=dataset.factors(rows),
+        read=None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images)),
+        solvers=solvers,
+        steps=steps,
+        reference_steps=reference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+    )
+    *curve, reference = records
+    by_solver = {name: [record for record in curve if record.solver == name] for name in solvers}
+    sampler_figure(
+        {name: np.array([_point(record) for record in found]) for name, found in by_solver.items()},
+        _point(reference)[1:],
+        out / "samplers.png",
+    )
+    results = {
+        **_of_pipeline(folder, pipeline, data, dataset, held_out_by),
+        "num_images": len(rows),
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "records": [asdict(record) for record in records],
+    }
+    write_text(out / "samplers.json", json.dumps(results, indent=2) + "\n")
+    return records
+
+
+def _point(record: SamplerRecord) -> tuple[float, float, float]:
+    return record.calls, record.mse, float("nan") if record.readback is None else record.readback
+
+
+def pipeline_variants(
+    folder: Path,
+    data: DataConfig,
+    out: Path,
+    *,
+    num_images: int = 96,
+    variants: Sequence[str],
+    guidance_scale: float = 1.0,
+    seed: int = 0,
+) -> list[VariantRecord]:
+    """How far images in other precisions lie from those in float32, and what each takes; write `precision.json`.
+
+    Args:
+        folder: A saved pipeline.
+        data: The dataset, of which rows are taken as in `evaluate_pipeline`.
+        out: The folder of what is written.
+        num_images: Held-out images that are encoded and drawn.
+        variants: See `sampler_curve.variant_table`, as for the rest.
+        guidance_scale: As there.
+        seed: As there.
+
+    Raises:
+        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.variant_table`.
+    """
+    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
+    pipeline.set_progress_bar_config(disable=True)
+    dataset, rows, held_out_by = _held_out(folder, pipeline, data, num_images)
+    records = variant_table(
+        pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
+    )
+    results = {
+        **_of_pipeline(folder, pipeline, data, dataset, held_out_by),
+        "num_images": len(rows),
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "records": [asdict(record) for record in records],
+    }
+    write_text(out / "precision.json", json.dumps(results, indent=2) + "\n")
+    return records
+
+
+def _of_pipeline(
+    folder: Path,
+    pipeline: IVAEDiffusionPipeline,
+    data: DataConfig,
+    dataset: ImageDataset,
+    held_out_by: int,
+) -> dict[str, Any]:
+    """What every measurement of a pipeline says of where it comes from."""
+    return {
         "pipeline": str(folder),
         "data": {
             "name": data.name,
@@ -203,16 +341,11 @@ def pipeline_sensitivity(
             "image_size": dataset.image_size,
             "channels": dataset.channels,
             "held_out_fraction": data.held_out,
-            "held_out_seed": seed,
+            "held_out_seed": held_out_by,
         },
-        "latents": labels,
-        **found.to_dict(),
         "versions": versions(),
         "hardware": hardware(pipeline.device),
     }
-    sensitivity_heatmap(found.normalized, found.sigma_over_alpha, found.times, labels, out / f"{method}.png")
-    write_text(out / f"{method}.json", json.dumps(results, indent=2) + "\n")
-    return results
 
 
 def _matched_latents(folder: Path) -> dict[str, int]:

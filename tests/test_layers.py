@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "folders", "annealing"},
+    {"config", "folders", "annealing", "determinism", "processes"},
     {"random", "distributions", "arguments", "stages", "baselines", "model_types"},
     {"data", "models", "schedulers", "guidance", "metrics", "divergence"},
     {"timesteps", "pipelines"},
     {"losses"},
     {"builders", "checkpoint", "figures", "provenance"},
-    {"learner", "readback", "data_figures", "metric_figures", "describe", "sensitivity"},
+    {"learner", "readback", "data_figures", "metric_figures", "describe", "sensitivity", "sampler_curve"},
     {"training", "evaluation", "pipeline_scores", "hub"},
     {"dry_run", "cli"},
 )

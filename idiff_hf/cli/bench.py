@@ -1,0 +1,107 @@
+"""`idiff bench`: solvers, and precisions, side by side on one model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .shared import DATA_HELP, own_data, pipeline_folder
+
+
+def add(commands: Any) -> None:
+    """Describe the arguments."""
+    actions = commands.add_parser("bench", help="what a model's sampling costs").add_subparsers(
+        dest="action", required=True
+    )
+    samplers = actions.add_parser(
+        "samplers",
+        allow_abbrev=False,
+        help="error and factors read back against calls of the U-Net, for eight solvers: a table and a plot",
+        epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
+    )
+    _common(samplers)
+    samplers.add_argument(
+        "--solvers", help='names joined by commas, such as "UniPC,DDIM" (default: all eight)'
+    )
+    samplers.add_argument("--steps", help="numbers joined by commas (default: 3,5,10,20,50,100)")
+    samplers.add_argument(
+        "--reference_steps", type=int, default=1000, help="steps of Euler-Maruyama, the limit (default: 1000)"
+    )
+    samplers.set_defaults(run=run_samplers)
+    precision = actions.add_parser(
+        "precision",
+        allow_abbrev=False,
+        help="difference to float32, and time, of bfloat16, float16, channels_last and torch.compile",
+        epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
+    )
+    _common(precision)
+    precision.add_argument("--variants", help="names joined by semicolons (default: all)")
+    precision.set_defaults(run=run_precision)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the run's train.output_dir, or a pipeline's folder")
+    parser.add_argument("--num_images", type=int, default=96, help="held-out images (default: 96)")
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench"), help="the folder of what is written (default: bench)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
+    """Draw by every solver, print the table and write it with its plot."""
+    from ..pipeline_scores import pipeline_sampler_curve
+    from ..sampler_curve import SOLVERS, STEPS, curve_table
+
+    folder = pipeline_folder(options.model)
+    records = pipeline_sampler_curve(
+        folder,
+        own_data(folder, flags, "idiff bench samplers"),
+        options.out,
+        num_images=options.num_images,
+        solvers=options.solvers.split(",") if options.solvers else tuple(SOLVERS),
+        steps=_numbers(options.steps) if options.steps else STEPS,
+        reference_steps=options.reference_steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+    )
+    print(
+        json.dumps([asdict(record) for record in records], indent=2) if options.json else curve_table(records)
+    )
+    print(options.out / "samplers.png", file=sys.stderr)
+
+
+def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
+    """Draw in every precision, print the table and write it."""
+    from ..pipeline_scores import pipeline_variants
+    from ..sampler_curve import VARIANTS, precision_table
+
+    folder = pipeline_folder(options.model)
+    records = pipeline_variants(
+        folder,
+        own_data(folder, flags, "idiff bench precision"),
+        options.out,
+        num_images=options.num_images,
+        variants=options.variants.split(";") if options.variants else tuple(VARIANTS),
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+    )
+    print(
+        json.dumps([asdict(record) for record in records], indent=2)
+        if options.json
+        else precision_table(records)
+    )
+    print(options.out / "precision.json", file=sys.stderr)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--steps must be whole numbers joined by commas, got {text!r}") from None

@@ -1,0 +1,86 @@
+"""`idiff evaluate`: measure a finished run, or a pipeline on a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .shared import DATA_HELP, METRIC_FLAGS, metric_flags, metric_names, no_more, own_data, print_scores
+
+
+def add(commands: Any) -> None:
+    """Describe the arguments."""
+    parser = commands.add_parser(
+        "evaluate",
+        allow_abbrev=False,
+        help="measure a finished run (results.json, figures, card), or a pipeline on a dataset",
+        epilog=f"With a pipeline's folder: {DATA_HELP}.",
+    )
+    parser.add_argument("model", type=Path, help="the run's train.output_dir, or a pipeline's folder")
+    parser.add_argument(
+        "--real",
+        type=Path,
+        help="npz with uint8 `images` (N, 64, 64, 3) and `factors` (N, 6): real 3D Shapes images",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="of a pipeline: the folder of results.json and figures (default: evaluation)"
+    )
+    parser.add_argument("--num_samples", type=int, default=10000, help="of a pipeline: images scored")
+    metric_flags(parser)
+    of_a_pipeline = ("out", "num_samples", *METRIC_FLAGS)
+    parser.set_defaults(run=run, defaults={name: parser.get_default(name) for name in of_a_pipeline})
+
+
+def run(options: argparse.Namespace, flags: list[str]) -> None:
+    """Measure, and write what was measured beside the model."""
+    model: Path = options.model
+    if (model / "model_index.json").is_file():
+        if options.real is not None:
+            raise ValueError(f"--real is for a run's folder, {model} is a pipeline's: give {model.parent}")
+        _evaluate_pipeline(options, flags)
+        return
+    no_more(flags)
+    for name, default in options.defaults.items():
+        if getattr(options, name) != default:
+            raise ValueError(
+                f"--{name} is for a pipeline's folder, {model} is none: give {model / 'pipeline'}"
+            )
+    from ..evaluation import evaluate_run, load_run
+    from ..hub import write_card
+    from ..provenance import write_text
+    from ..readback import read_real_images, real_image_file
+
+    if options.real is None:
+        evaluate_run(model)
+    else:
+        images, factors = real_image_file(options.real)
+        report = read_real_images(load_run(model)[1], images, factors)
+        path = model / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps({**results, "real_images": report}, indent=2) + "\n")
+        print(json.dumps(report, indent=2))
+    print(write_card(model), file=sys.stderr)
+
+
+def _evaluate_pipeline(options: argparse.Namespace, flags: list[str]) -> None:
+    from ..pipeline_scores import evaluate_pipeline
+
+    config = own_data(options.model, flags, "idiff evaluate")
+    out = options.out or Path("evaluation")
+    scores = evaluate_pipeline(
+        options.model,
+        config,
+        out,
+        num_samples=options.num_samples,
+        metrics=metric_names(options.metrics),
+        seed=options.seed,
+        n_jobs=options.jobs,
+        dci_regressor=options.dci_regressor,
+        intervals=options.intervals,
+    )
+    if scores is not None:
+        print_scores(scores)
+        print(out / "results.json", file=sys.stderr)

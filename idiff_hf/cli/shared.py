@@ -1,0 +1,87 @@
+"""Arguments, and what is printed, that several commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..config import DataConfig
+
+DATA_HELP = (
+    "which images: the data flags of train_ivae_ddpm.py, such as --data.name dsprites, and --config FILE.yaml"
+)
+METRIC_FLAGS = ("metrics", "seed", "jobs", "dci_regressor", "intervals")
+
+
+def metric_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `METRIC_FLAGS`: which scores, and how."""
+    parser.add_argument(
+        "--metrics", help="names joined by commas, or all (default: all but dci, which takes minutes)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of whatever draws random numbers (default: 0)")
+    parser.add_argument("--jobs", type=int, help="worker processes of dci; changes no result")
+    parser.add_argument(
+        "--dci_regressor",
+        choices=("gradient_boosting", "presorted_boosting"),
+        default="gradient_boosting",
+        help="what dci fits: the field's, or the fast one",
+    )
+    parser.add_argument(
+        "--intervals",
+        type=int,
+        default=0,
+        metavar="N",
+        help="95 %% intervals over samples by N subsamples, for mig, modularity and mcc",
+    )
+
+
+def metric_names(text: str | None) -> list[str] | str | None:
+    """What `--metrics` says."""
+    return text if text in (None, "all") else text.split(",")
+
+
+def no_more(flags: list[str]) -> None:
+    """Refuse the arguments that no command knows.
+
+    Raises:
+        ValueError: One line that names the first.
+    """
+    if flags:
+        raise ValueError(f"unknown argument {flags[0]!r}: see idiff --help")
+
+
+def pipeline_folder(model: Path) -> Path:
+    """The pipeline in `model`, which is its folder or that of a run."""
+    return model if (model / "model_index.json").is_file() else model / "pipeline"
+
+
+def own_data(folder: Path, flags: list[str], prog: str) -> DataConfig:
+    """What the pipeline in `folder` was trained on, unless flags say otherwise."""
+    from ..arguments import load_data_config
+
+    own = folder / "config.yaml"
+    return load_data_config([*(["--config", str(own)] if own.is_file() else []), *flags], prog)
+
+
+def print_scores(scores: Mapping[str, object]) -> None:
+    """A line for each number, with its interval where there is one, then what is undefined and why."""
+    values, intervals = scores["values"], scores.get("intervals", {})
+    assert isinstance(values, dict) and isinstance(intervals, dict)
+    if "codes" in scores:
+        print(f"codes: {scores['codes']}")
+    print(
+        f"{scores['num_samples']} rows, {scores['num_latents']} latents, {scores['num_factors']} factors, "
+        f"{scores['num_train']} rows to fit on, {scores['num_bins']} bins, seed {scores['seed']}"
+    )
+    for key, value in values.items():
+        if isinstance(value, int | float):
+            interval = intervals.get(key)
+            spread = "" if interval is None else f"   [{interval['low']:.4f}, {interval['high']:.4f}]"
+            print(f"{key:<40} {value:.4f}{spread}")
+    undefined = scores["undefined"]
+    assert isinstance(undefined, dict)
+    for key, reason in undefined.items():
+        print(f"{key:<40} undefined: {reason}")

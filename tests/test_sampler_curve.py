@@ -1,0 +1,222 @@
+"""Solvers and precisions side by side: a U-Net that knows the answer, counts of calls, `idiff bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from idiff_hf import IVAEDiffusionPipeline
+from idiff_hf.arguments import config_to_yaml
+from idiff_hf.cli import main as cli
+from idiff_hf.data import Shapes3D, to_float
+from idiff_hf.sampler_curve import (
+    REFERENCE,
+    SOLVERS,
+    VARIANTS,
+    SamplerRecord,
+    curve_table,
+    sampler_curve,
+    variant_table,
+    with_solver,
+)
+
+from .pipelines.pipes import make
+from .tiny import joint, tiny_config
+
+ROWS = torch.tensor([0, 7, 250_000, 479_999])
+
+
+@pytest.fixture
+def pipeline() -> IVAEDiffusionPipeline:
+    torch.manual_seed(0)
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def says_grey(pipeline: IVAEDiffusionPipeline) -> None:
+    """Whatever x_t is, the network now predicts x_0 = 0."""
+    assert pipeline.unet is not None
+    for parameter in pipeline.unet.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+
+
+def test_every_solver_ends_at_the_image_that_the_network_is_sure_of(pipeline: IVAEDiffusionPipeline) -> None:
+    says_grey(pipeline)
+    dataset = Shapes3D(16)
+    images = dataset.images(ROWS)
+    expected = float(to_float(images).square().mean())
+    records = sampler_curve(pipeline, images, steps=(4,), reference_steps=9)
+    assert [record.solver for record in records] == [*SOLVERS, REFERENCE]
+    for record in records:
+        assert record.mse == pytest.approx(expected, rel=1e-5), record.solver
+        assert record.readback is None and record.seconds > 0
+    # methods of second order by two calls a step save the second call of the last
+    calls = {"Heun": 7, "VP-SDE Heun ODE": 7, "VP-SDE predictor-corrector": 7}
+    assert [record.calls for record in records] == [*(calls.get(name, 4) for name in SOLVERS), 9]
+    assert [record.steps for record in records] == [4] * len(SOLVERS) + [9]
+
+
+def test_the_pipeline_keeps_its_scheduler_and_draws_repeat(pipeline: IVAEDiffusionPipeline) -> None:
+    own = pipeline.scheduler
+    images = Shapes3D(16).images(ROWS)
+    first, again = (
+        sampler_curve(pipeline, images, solvers=("DDPM", "UniPC"), steps=(2, 3), reference_steps=2)
+        for _ in range(2)
+    )
+    assert pipeline.scheduler is own
+    assert [record.mse for record in first] == [record.mse for record in again]
+    assert len({record.mse for record in first}) == len(first)
+
+
+def test_factors_are_read_from_the_drawn_images_of_each_record(pipeline: IVAEDiffusionPipeline) -> None:
+    dataset = Shapes3D(16)
+    factors = dataset.factors(ROWS)
+    given: list[Tensor] = []
+
+    def read(images: Tensor) -> Tensor:
+        given.append(images)
+        answers = factors.repeat(3, 1)
+        answers[0:4, 0] = -1  # a factor of six wrong in the first record
+        answers[4:8] = -1  # all in the second
+        return answers
+
+    records = sampler_curve(
+        pipeline,
+        dataset.images(ROWS),
+        factors=factors,
+        read=read,
+        solvers=("DDIM", "DDPM"),
+        steps=(2,),
+        reference_steps=2,
+    )
+    assert [record.readback for record in records] == [pytest.approx(5 / 6), 0.0, 1.0]
+    assert given[0].shape == (12, 3, 16, 16) and given[0].abs().max() <= 1.0
+    target = to_float(dataset.images(ROWS))
+    errors = [float((part - target).square().mean()) for part in given[0].split(4)]
+    assert [record.mse for record in records] == errors
+
+
+def test_solvers_solve_the_sde_of_the_pipeline(pipeline: IVAEDiffusionPipeline) -> None:
+    for name in SOLVERS:
+        torch.testing.assert_close(
+            with_solver(pipeline, name).alphas_cumprod, pipeline.scheduler.alphas_cumprod, rtol=1e-6, atol=0.0
+        )
+
+
+def test_unknown_names_and_models_that_do_not_draw_are_refused(pipeline: IVAEDiffusionPipeline) -> None:
+    images = Shapes3D(16).images(ROWS)
+    with pytest.raises(
+        ValueError, match=r"^unknown solver 'Euler': give some of DPM-Solver\+\+ 2M, UniPC, Heun"
+    ):
+        sampler_curve(pipeline, images, solvers=("Euler",))
+    with pytest.raises(ValueError, match=r"^unknown variant 'int8': give some of float32, "):
+        variant_table(pipeline, images, variants=("int8",))
+    pipeline.unet = None
+    with pytest.raises(ValueError, match=r"^solvers are compared on a model with an iVAE and a U-Net"):
+        sampler_curve(pipeline, images)
+
+
+def test_the_table_sets_each_beside_the_reference() -> None:
+    lines = curve_table(
+        [
+            SamplerRecord("UniPC", 20, 20, 0.021, 0.75, 0.5),
+            SamplerRecord(REFERENCE, 1000, 1000, 0.02, None, 25.0),
+        ]
+    ).splitlines()
+    assert lines[2] == "| UniPC | 20 | 20 | 0.0210 | 1.050 | 0.750 | 0.50 | 50.0 |"
+    assert lines[3] == "| VP-SDE Euler-Maruyama | 1000 | 1000 | 0.0200 | 1.000 |  | 25.00 | 1.0 |"
+
+
+# Largest difference of a pixel in [0, 1] after two steps. bfloat16 has 8 bits of mantissa, float16 11.
+BOUNDS = {"float32": 0.0, "float32, channels_last": 1e-5, "bfloat16": 0.05, "float16": 0.006}
+
+
+def test_variants_agree_with_float32_as_far_as_their_precision_goes(pipeline: IVAEDiffusionPipeline) -> None:
+    unet, conditioning = pipeline.unet, pipeline.conditioning
+    before = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}  # type: ignore[union-attr]
+    records = variant_table(pipeline, Shapes3D(16).images(ROWS), variants=tuple(BOUNDS), steps=2)
+    for record in records:
+        assert record.max_difference <= BOUNDS[record.variant], record
+        assert record.mean_difference <= record.max_difference
+    differences = {record.variant: record.max_difference for record in records}
+    assert 0.0 < differences["float16"] < differences["bfloat16"]
+    assert pipeline.unet is unet and pipeline.conditioning is conditioning
+    assert all(torch.equal(before[key], value) for key, value in unet.state_dict().items())  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_draws_the_same(pipeline: IVAEDiffusionPipeline) -> None:
+    (record,) = variant_table(
+        pipeline, Shapes3D(16).images(ROWS), variants=("float32, torch.compile",), steps=2
+    )
+    assert record.max_difference <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    make().save_pretrained(folder / "pipeline")
+    (folder / "pipeline" / "config.yaml").write_text(config_to_yaml(joint(tiny_config("unused"))))
+    return folder
+
+
+def test_idiff_bench_samplers_writes_table_json_and_plot(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_images", "2", "--steps", "1,2", "--solvers", "UniPC,DDIM", "--reference_steps", "3"]
+    assert cli(["bench", "samplers", str(run), *flags, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| UniPC",
+        "| UniPC",
+        "| DDIM",
+        "| DDIM",
+        "| VP-SDE Euler-Maruyama",
+    ]
+    saved = json.loads((tmp_path / "samplers.json").read_text())
+    assert [record["calls"] for record in saved["records"]] == [1, 2, 1, 2, 3]
+    assert all(0.0 <= record["readback"] <= 1.0 for record in saved["records"])
+    assert saved["num_images"] == 2 and saved["data"]["name"] == "shapes3d"
+    assert {path.name for path in tmp_path.iterdir()} == {"samplers.json", "samplers.png"}
+
+
+def test_idiff_bench_precision_writes_table_and_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_images", "2", "--variants", "float32;bfloat16", "--json", "--out", str(tmp_path)]
+    assert cli(["bench", "precision", str(run), *flags]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "precision.json").read_text())["records"]
+    assert [record["variant"] for record in printed] == ["float32", "bfloat16"]
+    assert np.isclose(printed[0]["max_difference"], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["samplers", "--steps", "5,ten"], "--steps must be whole numbers joined by commas, got '5,ten'"),
+        (["samplers", "--steps", "0"], "num_inference_steps must be 1 or more, got 0"),
+        (["samplers", "--num_images", "0"], "the number of images must be 1 or more, got 0"),
+        (["samplers", "--solvers", "Euler"], "unknown solver 'Euler'"),
+        (["precision", "--variants", "int8"], "unknown variant 'int8'"),
+        (["precision", "--guidance_scale", "-1"], "guidance_scale must be 0 or more, got -1.0"),
+    ],
+)
+def test_idiff_bench_refuses_in_one_line(
+    run: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    action, *flags = arguments
+    assert cli(["bench", action, str(run), *flags, "--out", str(tmp_path / "out")]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and message in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_variant_is_measured_by_a_test() -> None:
+    assert {*BOUNDS, "float32, torch.compile"} == set(VARIANTS)
