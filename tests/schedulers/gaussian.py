@@ -72,6 +72,38 @@ def law_at(scheduler: VPSDEScheduler, steps: np.ndarray, num_times: int) -> np.n
     return np.array(laws)[len(steps) // num_times - 1 :: len(steps) // num_times]
 
 
+def reverse_flow(scheduler: VPSDEScheduler, t: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Phi of the exact reverse SDE, x_end - mean = Phi (x_t - mean) + noise.
+
+    d(log Phi) = (1/2 - 1/v) d(-B), B = int_0^t beta, v = 1 - (1 - s^2) exp(-B), so that
+    Phi = exp((B - B') / 2) (exp(B') - (1 - s^2)) / (exp(B) - (1 - s^2)).
+    """
+    before, after = scheduler.sde.integrated_beta(t), scheduler.sde.integrated_beta(end)
+    kappa = 1.0 - STD**2
+    return np.exp(0.5 * (before - after)) * (np.exp(after) - kappa) / (np.exp(before) - kappa)
+
+
+def strong_error(steps: np.ndarray) -> tuple[float, float]:
+    """Root mean square distance of Euler-Maruyama's end from the exact solution on the same Brownian path, and that one's variance.
+
+    Numerical and exact solution are affine in the same path, so E[(x_num - x)^2] is a recursion as well: on a step, x_num has
+    c W / sqrt(dt) where x has int Phi(r) sqrt(beta(r)) dW_r, whose covariances are integrals.
+    """
+    scheduler = VPSDEScheduler()
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    offset, variance, covariance, exact_variance = 0.0, *[exact_law(scheduler, 1.0)[1]] * 3
+    for t, end, a, b, c in steps:
+        offset = a * (offset + exact_law(scheduler, t)[0]) + b - exact_law(scheduler, end)[0]
+        dt = t - end
+        r = end + 0.5 * dt * (nodes + 1.0)
+        gain = reverse_flow(scheduler, r, np.float64(end)) * np.sqrt(scheduler.sde.beta(r))
+        phi = reverse_flow(scheduler, np.float64(t), np.float64(end))
+        variance = a**2 * variance + c**2
+        covariance = a * phi * covariance + c / math.sqrt(dt) * 0.5 * dt * weights @ gain
+        exact_variance = phi**2 * exact_variance + 0.5 * dt * weights @ gain**2
+    return math.sqrt(offset**2 + variance - 2.0 * covariance + exact_variance), float(exact_variance)
+
+
 def slope(errors: Sequence[float]) -> float:
     """Order of convergence, fitted to errors at step counts that double."""
     return -float(np.polyfit(np.arange(len(errors)) * math.log(2.0), np.log(errors), 1)[0])

@@ -31,7 +31,16 @@ from torch import Tensor
 
 from idiff_hf.schedulers import VPSDEScheduler
 from idiff_hf.schedulers.solvers import SOLVERS, TIME_GRIDS, langevin, time_grid
-from tests.schedulers.gaussian import MEAN, STD, affine_steps, exact_law, gaussian_output, law_at, slope
+from tests.schedulers.gaussian import (
+    MEAN,
+    STD,
+    affine_steps,
+    exact_law,
+    gaussian_output,
+    law_at,
+    slope,
+    strong_error,
+)
 
 # diffusers' own, of NumPy 2 and PyTorch tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -104,37 +113,12 @@ def test_sde_and_ode_agree_in_law_at_twenty_times() -> None:
     assert np.abs(noise["heun_ode"]).max() == 0.0
 
 
-def reverse_flow(scheduler: VPSDEScheduler, t: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Phi of the exact reverse SDE, x_end - mean = Phi (x_t - mean) + noise.
-
-    d(log Phi) = (1/2 - 1/v) d(-B), B = int_0^t beta, v = 1 - (1 - s^2) exp(-B), so that
-    Phi = exp((B - B') / 2) (exp(B') - (1 - s^2)) / (exp(B) - (1 - s^2)).
-    """
-    before, after = scheduler.sde.integrated_beta(t), scheduler.sde.integrated_beta(end)
-    kappa = 1.0 - STD**2
-    return np.exp(0.5 * (before - after)) * (np.exp(after) - kappa) / (np.exp(before) - kappa)
-
-
 @pytest.mark.parametrize("grid", TIME_GRIDS)
 def test_strong_order_is_one_as_the_noise_is_additive(grid: str) -> None:
-    # Numerical and exact solution are affine in the same Brownian path, so E[(x_num - x)^2] is a recursion as well: on a
-    # step, x_num has c W / sqrt(dt) where x has int Phi(r) sqrt(beta(r)) dW_r, whose covariances are integrals.
-    scheduler = VPSDEScheduler()
-    nodes, weights = np.polynomial.legendre.leggauss(16)
-    errors = []
-    for num_steps in STEPS["euler_maruyama"]:
-        offset, variance, covariance, exact_variance = 0.0, *[exact_law(scheduler, 1.0)[1]] * 3
-        for t, end, a, b, c in steps("euler_maruyama", grid, num_steps):
-            offset = a * (offset + exact_law(scheduler, t)[0]) + b - exact_law(scheduler, end)[0]
-            dt = t - end
-            r = end + 0.5 * dt * (nodes + 1.0)
-            gain = reverse_flow(scheduler, r, np.float64(end)) * np.sqrt(scheduler.sde.beta(r))
-            phi = reverse_flow(scheduler, np.float64(t), np.float64(end))
-            variance = a**2 * variance + c**2
-            covariance = a * phi * covariance + c / math.sqrt(dt) * 0.5 * dt * weights @ gain
-            exact_variance = phi**2 * exact_variance + 0.5 * dt * weights @ gain**2
-        assert exact_variance == pytest.approx(exact_law(scheduler, 1e-3)[1], rel=1e-6)
-        errors.append(math.sqrt(offset**2 + variance - 2.0 * covariance + exact_variance))
+    found = [strong_error(steps("euler_maruyama", grid, n)) for n in STEPS["euler_maruyama"]]
+    errors = [error for error, _ in found]
+    for _, variance in found:
+        assert variance == pytest.approx(exact_law(VPSDEScheduler(), 1e-3)[1], rel=1e-6)
     assert slope(errors) == pytest.approx(1.0, abs=0.1)
     assert errors[-1] < 0.01
 
