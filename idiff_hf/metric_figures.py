@@ -256,7 +256,7 @@ def tsne_scatter(
     path: Path,
     *,
     num_points: int = DEFAULT_TSNE_POINTS,
-    perplexity: float = DEFAULT_PERPLEXITY,
+    perplexity: float | None = None,
     seed: int = 0,
 ) -> None:
     """Write a t-SNE map of codes, coloured by each factor in turn, as in Figure 6.
@@ -271,7 +271,8 @@ def tsne_scatter(
         factor_names: The names of the factors.
         path: The PNG file; its folder is made.
         num_points: Number of rows drawn, without replacement; stated in the figure. 2000 take some 10 s.
-        perplexity: About how many neighbours a point has, above 0 and below the number of points.
+        perplexity: About how many neighbours a point has, above 0 and below the number of points; stated in
+            the figure. None is 30, or a third of the other points where that is less.
         seed: Seed of the draw and of the map.
 
     Raises:
@@ -288,6 +289,9 @@ def tsne_scatter(
             f"codes need 2 latents and different rows to be mapped, got {shown.shape[1]} latents, "
             f"{len(np.unique(shown, axis=0))} different rows among {rows.size}"
         )
+    if perplexity is None:
+        # Beyond three perplexities from a point, the method looks at no neighbour.
+        perplexity = min(DEFAULT_PERPLEXITY, (rows.size - 1) / 3)
     if not 0 < perplexity < rows.size:
         raise ValueError(f"perplexity must be above 0 and below the {rows.size} points, got {perplexity}")
     places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(shown)
@@ -298,7 +302,7 @@ def tsne_scatter(
         figsize=(_TSNE_PANEL * columns, _TSNE_PANEL * lines + 0.4), dpi=_DPI, layout="constrained"
     )
     figure.suptitle(
-        f"t-SNE of {rows.size} of {num_samples} codes, perplexity {perplexity:g}, seed {seed}", fontsize=10
+        f"t-SNE of {rows.size} of {num_samples} codes, perplexity {perplexity:.3g}, seed {seed}", fontsize=10
     )
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel, name, factor in zip(panels, factor_names, checked_factors.T, strict=False):

@@ -152,6 +152,13 @@ def test_a_pipeline_is_scored_on_the_rows_that_are_held_out(
     assert f"mig{' ' * 38}{results['values']['mig']:.4f}" in capsys.readouterr().out
 
 
+def test_a_pipeline_is_scored_on_fewer_rows_than_tsne_has_neighbours(pipeline: Path, tmp_path: Path) -> None:
+    flags = ["--data.image_size", "16", "--num_samples", "12", "--metrics", "mcc", "--out", str(tmp_path)]
+    assert cli(["evaluate", str(pipeline), *flags]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["num_samples"] == 12
+    assert (tmp_path / "figures" / "tsne.png").is_file()
+
+
 def test_a_dataset_that_does_not_fit_is_refused(
     pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

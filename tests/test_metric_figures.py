@@ -192,6 +192,16 @@ def test_tsne_follows_codes_and_seed(rows: tuple[np.ndarray, np.ndarray], tmp_pa
         assert (other[45:] != plain).any(axis=2).mean() > 0.005
 
 
+@pytest.mark.parametrize(("num_points", "perplexity"), [(2, 1 / 3), (20, 19 / 3), (30, 29 / 3), (120, 30.0)])
+def test_tsne_of_few_points_has_fewer_neighbours(
+    num_points: int, perplexity: float, rows: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    codes, factors = (array[:num_points] for array in rows)
+    tsne_scatter(codes, factors, ["a", "b"], tmp_path / "default.png")
+    tsne_scatter(codes, factors, ["a", "b"], tmp_path / "given.png", perplexity=perplexity)
+    assert (tmp_path / "default.png").read_bytes() == (tmp_path / "given.png").read_bytes()
+
+
 def test_equal_arrays_give_equal_bytes(rows: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).uniform(size=(3, 2))
     for name in ("a", "b"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
 from .discretize import factor_labels
 from .inputs import (
@@ -18,6 +17,7 @@ from .inputs import (
     rows_to_train_on,
     varying_columns,
 )
+from .logistic import fit_logistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,7 @@ def _fit(
     why_not = None
     for factor, column in enumerate(labels.T):
         classes, train_labels = np.unique(column[:num_train], return_inverse=True)
-        model = LogisticRegression().fit(standardised[:num_train], train_labels)
-        scores = model.predict_proba(standardised)
+        scores = fit_logistic(standardised[:num_train], train_labels).predict_proba(standardised)
         areas_train[factor] = _area_under_curve(scores[:num_train], train_labels)
         if num_train == len(codes):
             continue

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import digamma, entr
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from .discretize import factor_labels
 from .inputs import MetricInputs, Undefined, check_codes_and_factors, varying_columns
+from .logistic import fit_logistic
 
 DEFAULT_NUM_NEIGHBORS = 10
 # Enough to order equal values, too little to reorder different ones (Kraskov et al. 2004).
@@ -246,14 +246,17 @@ def _normalised_information(
 
 
 def _explicitness(standard: npt.NDArray[np.float64], labels: npt.NDArray[np.intp]) -> float:
+    varying = standard[:, varying_columns(standard)]
+    if varying.shape[1] == 0:
+        # Even odds for every row, relative to which a classifier is scored below.
+        return 0.0
     per_factor = []
     for classes in labels.T:
-        classifier = LogisticRegression(C=np.inf, class_weight="balanced", max_iter=100)
         with warnings.catch_warnings():
             # Without a penalty, classes that a plane separates have no optimum: the limit is part of the value.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            classifier.fit(standard, classes)
-        probability = classifier.predict_proba(standard)[np.arange(classes.size), classes]
+            classifier = fit_logistic(varying, classes, penalised=False, balanced=True)
+        probability = classifier.predict_proba(varying)[np.arange(classes.size), classes]
         # One sure mistake would otherwise cost an infinite amount.
         log_probability = np.log(np.maximum(probability, np.finfo(np.float64).eps))
         # A balanced classifier that sees nothing gives even odds, whatever the classes' frequencies.

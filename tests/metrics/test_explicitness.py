@@ -51,7 +51,7 @@ def test_it_is_the_macro_average_of_scikit_learn_on_standardised_codes(
     result = explicitness(codes, factors, num_train=70)
     standardised = (codes - codes[:70].mean(axis=0)) / codes[:70].std(axis=0)
     for factor, labels in enumerate(factors.T):
-        model = LogisticRegression().fit(standardised[:70], labels[:70])
+        model = LogisticRegression(tol=1e-8, max_iter=1000).fit(standardised[:70], labels[:70])
         for part, areas in ((slice(70, None), result.per_factor), (slice(70), result.per_factor_train)):
             scores = model.predict_proba(standardised[part])
             expected = roc_auc_score(np.eye(scores.shape[1])[labels[part]], scores)

@@ -250,6 +250,11 @@ def test_explicitness_is_relative_to_even_odds() -> None:
     assert result.infoe == pytest.approx(0, abs=0.01)
 
 
+def test_constant_codes_explain_nothing(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    _, factors = rows
+    assert infomec_values(MetricInputs(np.full((600, 2), 0.3), factors))["infoe"] == 0.0
+
+
 def test_shift_scale_and_order_of_latents_do_not_matter(rows: tuple[np.ndarray, np.ndarray]) -> None:
     codes, factors = rows
     plain, moved = infomec(codes, factors), infomec(-1e-3 * codes[:, ::-1] + 5, factors)
