@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -92,27 +92,61 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         found = _list_files(folder)
         if MANIFEST not in found:
             raise DamagedFolderError(f"{folder}: {MANIFEST!r} is missing")
-        raw = found.pop(MANIFEST).read_bytes()
-        try:
-            manifest: dict[str, Any] = json.loads(raw)
-            version, files = manifest["format_version"], manifest["files"]
-            # Byte for byte what would be written: a flipped bit in white space shows, too.
-            body = {key: manifest[key] for key in manifest if key != "manifest_sha256"}
-            intact = raw == _sealed(body) and isinstance(files, dict)
-        except (KeyError, TypeError, ValueError, RecursionError):
-            intact = False
-        if not intact:
-            raise DamagedFolderError(f"{folder}: {MANIFEST!r} was altered or truncated")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{folder} has format version {version!r}, this reads {FORMAT_VERSION}")
-        for name in sorted(found.keys() | files.keys()):
+        manifest = _read_manifest(folder, found.pop(MANIFEST))
+        for name in sorted(found.keys() | manifest["files"].keys()):
             if name not in found:
                 raise DamagedFolderError(f"{folder}: {name!r} is missing")
-            if name not in files:
-                raise DamagedFolderError(f"{folder}: {name!r} is not in the manifest")
-            if (actual := _fingerprint(found[name])) != files[name]:
-                raise DamagedFolderError(f"{folder}: {name!r} was altered: {actual} is not {files[name]}")
+            _verify_file(folder, name, found[name], manifest)
     return manifest
+
+
+def verify_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Checks that these files of a committed folder hold the bytes that were committed; nothing is said of others, here or missing.
+
+    For a folder that was published and fetched in part. A file may be a link, as in a snapshot in the Hub's cache: see `file_behind`.
+
+    Args:
+        folder: A folder with a manifest.
+        names: Relative POSIX paths of files that are there.
+
+    Returns:
+        The manifest, as `verify_folder` does.
+
+    Raises:
+        DamagedFolderError: A file was altered, is not in the manifest or is a link that leads elsewhere, or the manifest is.
+        CheckpointError: The folder cannot be read or has another format version.
+    """
+    with os_errors(f"cannot read {folder}"):
+        manifest = _read_manifest(folder, file_behind(folder, MANIFEST))
+        for name in sorted(names):
+            _verify_file(folder, name, file_behind(folder, name), manifest)
+    return manifest
+
+
+def file_behind(folder: Path, name: str) -> Path:
+    """The file that `folder/name` is or is a link to, which lies in `folder` or, for a snapshot in the Hub's cache, among its blobs.
+
+    Raises:
+        DamagedFolderError: It lies elsewhere, or is no file.
+        OSError: It is missing.
+    """
+    path, home = (folder / name).resolve(strict=True), folder.resolve()
+    allowed = [home]
+    for part in (home, *home.parents):
+        if part.parent.name == "snapshots":
+            # CACHE/models--user--name/snapshots/COMMIT; what several repositories share lies in CACHE/blobs
+            repository = part.parent.parent
+            allowed += [repository / "blobs", repository.parent / "blobs"]
+            break
+    if not path.is_file() or not any(path.is_relative_to(root) for root in allowed):
+        raise DamagedFolderError(f"{folder}: {name!r} is a link that leads elsewhere, or no file")
+    return path
+
+
+def manifest_bytes(files: Mapping[str, Path | bytes], metadata: Mapping[str, Any]) -> bytes:
+    """The manifest of files that lie in different places, by the relative POSIX paths under which they will be found."""
+    fingerprints = {name: _fingerprint(content) for name, content in files.items()}
+    return _sealed({"format_version": FORMAT_VERSION, "metadata": dict(metadata), "files": fingerprints})
 
 
 def clean_leftovers(root: Path) -> None:
@@ -212,8 +246,34 @@ def _sealed(body: Mapping[str, Any]) -> bytes:
     return json_bytes({**body, "manifest_sha256": hashlib.sha256(json_bytes(body)).hexdigest()})
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+def _read_manifest(folder: Path, path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        version = manifest["format_version"]
+        # Byte for byte what would be written: a flipped bit in white space shows, too.
+        body = {key: manifest[key] for key in manifest if key != "manifest_sha256"}
+        intact = raw == _sealed(body) and isinstance(manifest["files"], dict)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        intact = False
+    if not intact:
+        raise DamagedFolderError(f"{folder}: {MANIFEST!r} was altered or truncated")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{folder} has format version {version!r}, this reads {FORMAT_VERSION}")
+    return manifest
+
+
+def _verify_file(folder: Path, name: str, path: Path, manifest: Mapping[str, Any]) -> None:
+    if name not in manifest["files"]:
+        raise DamagedFolderError(f"{folder}: {name!r} is not in the manifest")
+    if (actual := _fingerprint(path)) != (committed := manifest["files"][name]):
+        raise DamagedFolderError(f"{folder}: {name!r} was altered: {actual} is not {committed}")
+
+
+def _fingerprint(content: Path | bytes) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    with content.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
 
 

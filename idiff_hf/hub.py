@@ -114,20 +114,28 @@ def write_card(folder: Path) -> Path:
     Raises:
         ValueError: No `results.json`, or one that is no JSON or lacks a field; an older card then stays.
     """
-    source = folder / "results.json"
-    if not source.is_file():
-        raise ValueError(f"no results.json in {folder}: evaluate the run first")
-    try:
-        results = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{source} is no JSON ({error}): evaluate the run again") from error
-    card = build_card(results)
+    card = build_card(read_results(folder))
     path = folder / "README.md"
     path.write_text(card, encoding="utf-8")
     return path
 
 
-def build_card(results: Mapping[str, Any]) -> str:
+def read_results(folder: Path) -> Any:
+    """The content of `results.json` in a run's folder.
+
+    Raises:
+        ValueError: There is none, or one that is no JSON.
+    """
+    source = folder / "results.json"
+    if not source.is_file():
+        raise ValueError(f"no results.json in {folder}: evaluate the run first")
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{source} is no JSON ({error}): evaluate the run again") from error
+
+
+def build_card(results: Mapping[str, Any], reference: str | None = None) -> str:
     """The card as Markdown with a YAML head, whose `model-index` holds the figures as numbers.
 
     Args:
@@ -137,6 +145,7 @@ def build_card(results: Mapping[str, Any]) -> str:
             empty (no U-Net), `supervision_baseline` null, and absent `supervised_probe`, `generation.unconditional` (of a model without
             latents), `autoencoder` (null without one) and `real_images` (what `readback.read_real_images` returns): the card says what
             was not measured.
+        reference: Of a card for the Hub, the arguments of `from_pretrained` as Python; the card of a run's folder loads `pipeline` in it.
 
     Raises:
         ValueError: Another schema, a missing field, or a value of the wrong type; the message names it.
@@ -173,6 +182,7 @@ def build_card(results: Mapping[str, Any]) -> str:
         template_str=files("idiff_hf").joinpath("card_template.md").read_text(encoding="utf-8"),
         **results,
         name=name,
+        reference=reference,
         kind=kind,
         images=images,
         has_ivae=has_ivae(config),

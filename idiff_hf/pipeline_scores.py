@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from .arguments import config_from_yaml
@@ -30,6 +29,8 @@ from .metrics import evaluate, sampling_intervals
 from .metrics.discretize import DEFAULT_NUM_BINS
 from .metrics.inputs import Regressor
 from .pipelines import IVAEDiffusionPipeline
+from .pipelines.hub_folder import hub_name
+from .processes import process_state
 from .provenance import hardware, versions, write_text
 from .random import generator
 from .readback import encode_rows, nearest_rendered
@@ -57,18 +58,7 @@ def split_seed(folder: Path) -> int:
     return config_from_yaml(path.read_text(encoding="utf-8")).train.seed if path.is_file() else 0
 
 
-def encode_shared(
-    pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `encode_rows`, each process encoding its share; every process gets all codes in the order of `rows`, none twice."""
-    state = PartialState()
-    share = rows.tensor_split(state.num_processes)[state.process_index]
-    part = encode_rows(pipeline, dataset, share, progress=state.is_main_process)
-    codes, factors = zip(*gather_object([part]), strict=True)
-    return np.concatenate(codes), np.concatenate(factors)
-
-
-def _held_out(
+def held_out_rows(
     folder: Path, pipeline: IVAEDiffusionPipeline, data: DataConfig, num_samples: int
 ) -> tuple[ImageDataset, Tensor, int]:
     """The dataset, numbers of so many rows that the pipeline of `folder` has not been trained on, at most, and the seed of that split."""
@@ -120,7 +110,7 @@ def evaluate_pipeline(
     Raises:
         ValueError: One line: no pipeline, one without latents, images of another size, no factors, or as in `metrics.evaluate`.
     """
-    state = PartialState()
+    state = process_state()
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(state.device)
     if pipeline.ivae is None:
         raise ValueError(
@@ -128,11 +118,11 @@ def evaluate_pipeline(
         )
     categorical = pipeline.ivae.config["latent_type"] == "categorical"
     num_bins = max(DEFAULT_NUM_BINS, pipeline.ivae.config["num_categories"] if categorical else 0)
-    dataset, rows, held_out_by = _held_out(folder, pipeline, data, num_samples)
+    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_samples)
     names = dataset.factor_names
     if not names:
         raise ValueError("no factor is known of these images: give data.factor_columns to score codes by")
-    codes, factors = encode_shared(pipeline, dataset, rows)
+    codes, factors = encode_rows(pipeline, dataset, rows, shared=True, progress=True)
     if not state.is_main_process:
         return None
     scores = evaluate(
@@ -147,7 +137,7 @@ def evaluate_pipeline(
     if intervals:
         scores["intervals"] = sampling_intervals(codes, factors, intervals, seed, num_bins)
     results = {
-        "pipeline": str(folder),
+        "pipeline": hub_name(folder),
         "codes": CLASS_NUMBERS if categorical else POSTERIOR_MEANS,
         "data": {
             "name": data.name,
@@ -202,7 +192,7 @@ def pipeline_sensitivity(
         ValueError: One line: no pipeline, images of another size, or as in `sensitivity.sensitivity`.
     """
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
-    dataset, rows, seed = _held_out(folder, pipeline, data, num_images)
+    dataset, rows, seed = held_out_rows(folder, pipeline, data, num_images)
     found = sensitivity(
         pipeline, dataset.images(rows), num_times=num_times, method=method, seed=seed, progress=True
     )
@@ -249,7 +239,7 @@ def pipeline_sampler_curve(
     """
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
     pipeline.set_progress_bar_config(disable=True)
-    dataset, rows, held_out_by = _held_out(folder, pipeline, data, num_images)
+    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_images)
     grid = dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
     records = sampler_curve(
         pipeline,
@@ -310,7 +300,7 @@ def pipeline_variants(
     """
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
     pipeline.set_progress_bar_config(disable=True)
-    dataset, rows, held_out_by = _held_out(folder, pipeline, data, num_images)
+    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_images)
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )
@@ -334,7 +324,7 @@ def _of_pipeline(
 ) -> dict[str, Any]:
     """What every measurement of a pipeline says of where it comes from."""
     return {
-        "pipeline": str(folder),
+        "pipeline": hub_name(folder),
         "data": {
             "name": data.name,
             "source": dataset.source,

@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .shared import DATA_HELP, METRIC_FLAGS, metric_flags, metric_names, no_more, own_data, print_scores
+from .shared import (
+    DATA_HELP,
+    METRIC_FLAGS,
+    local_folder,
+    metric_flags,
+    metric_names,
+    no_more,
+    own_data,
+    print_scores,
+)
 
 
 def add(commands: Any) -> None:
@@ -19,7 +28,9 @@ def add(commands: Any) -> None:
         help="measure a finished run (results.json, figures, card), or a pipeline on a dataset",
         epilog=f"With a pipeline's folder: {DATA_HELP}.",
     )
-    parser.add_argument("model", type=Path, help="the run's train.output_dir, or a pipeline's folder")
+    parser.add_argument(
+        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
+    )
     parser.add_argument(
         "--real",
         type=Path,
@@ -36,11 +47,11 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     """Measure, and write what was measured beside the model."""
-    model: Path = options.model
+    model: Path = local_folder(options.model)
     if (model / "model_index.json").is_file():
         if options.real is not None:
             raise ValueError(f"--real is for a run's folder, {model} is a pipeline's: give {model.parent}")
-        _evaluate_pipeline(options, flags)
+        _evaluate_pipeline(model, options, flags)
         return
     no_more(flags)
     for name, default in options.defaults.items():
@@ -54,7 +65,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..readback import read_real_images, real_image_file
 
     if options.real is None:
-        evaluate_run(model)
+        if evaluate_run(model) is None:  # not the first of several processes
+            return
     else:
         images, factors = real_image_file(options.real)
         report = read_real_images(load_run(model)[1], images, factors)
@@ -65,13 +77,13 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     print(write_card(model), file=sys.stderr)
 
 
-def _evaluate_pipeline(options: argparse.Namespace, flags: list[str]) -> None:
+def _evaluate_pipeline(model: Path, options: argparse.Namespace, flags: list[str]) -> None:
     from ..pipeline_scores import evaluate_pipeline
 
-    config = own_data(options.model, flags, "idiff evaluate")
+    config = own_data(model, flags, "idiff evaluate")
     out = options.out or Path("evaluation")
     scores = evaluate_pipeline(
-        options.model,
+        model,
         config,
         out,
         num_samples=options.num_samples,

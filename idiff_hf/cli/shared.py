@@ -53,9 +53,26 @@ def no_more(flags: list[str]) -> None:
         raise ValueError(f"unknown argument {flags[0]!r}: see idiff --help")
 
 
+def local_folder(model: Path) -> Path:
+    """`model`, or the folder in the Hub's cache of a pipeline of that name where there is nothing here.
+
+    Raises:
+        ValueError: One line: nothing here, and nothing that can be had from the Hub.
+    """
+    if model.exists():
+        return model
+    from ..pipelines.hub_folder import download_pipeline, is_repo_id
+
+    name = model.as_posix()
+    if not is_repo_id(name):
+        raise ValueError(f"{name} does not exist: give a folder, or a model on the Hub as user/name")
+    return download_pipeline(name)
+
+
 def pipeline_folder(model: Path) -> Path:
-    """The pipeline in `model`, which is its folder or that of a run."""
-    return model if (model / "model_index.json").is_file() else model / "pipeline"
+    """The pipeline in `model`, which is its folder, that of a run, or `user/name` on the Hub."""
+    folder = local_folder(model)
+    return folder if (folder / "model_index.json").is_file() else folder / "pipeline"
 
 
 def own_data(folder: Path, flags: list[str], prog: str) -> DataConfig:

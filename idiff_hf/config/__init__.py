@@ -10,6 +10,7 @@ from .autoencoder import AutoencoderConfig
 from .data import GRID_DATASETS, AuxConfig, DataConfig
 from .diffusion import CFGConfig, SchedulerConfig, UNetConfig
 from .experiment import Config
+from .hub import HubConfig
 from .loss import LossConfig
 from .model import RESNETS, ModelConfig
 from .run import BLOCK_SIZE, EvalConfig, OptimConfig, TrainConfig
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvalConfig",
+    "HubConfig",
     "LossConfig",
     "ModelConfig",
     "OptimConfig",

@@ -9,6 +9,7 @@ from .autoencoder import AutoencoderConfig
 from .checks import require
 from .data import AuxConfig, DataConfig
 from .diffusion import CFGConfig, SchedulerConfig, UNetConfig
+from .hub import HubConfig
 from .loss import LossConfig
 from .model import RESNETS, ModelConfig
 from .run import EvalConfig, OptimConfig, TrainConfig
@@ -31,6 +32,7 @@ class Config:
     optim_autoencoder: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         self._check_networks()

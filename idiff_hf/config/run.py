@@ -65,7 +65,10 @@ class TrainConfig:
         max_train_steps: Optimiser steps, all parts together.
         train_batch_size: Images for each process and micro-batch; a multiple of 8. The paper: 32.
         gradient_accumulation_steps: Micro-batches of one optimiser step.
-        mixed_precision: Autocast of Accelerate.
+        global_batch_size: Images of one optimiser step over all processes. Where it is given, it decides how many micro-batches there are,
+            so that a run may go on with another number of processes (`torchrun --nnodes 1:4`).
+        mixed_precision: Autocast of Accelerate; `fp16`, on GPUs only, scales the loss.
+        deterministic: Only algorithms that give the same bits each time; slower on a GPU, and no change on a CPU (`docs/scaling.md`).
         ema_max_decay: Ceiling of the moving average's decay, min(ceiling, (1 + n) / (10 + n)) after n updates; 0 is no averaging.
         checkpointing_steps: A checkpoint every so many steps, and one at the end.
         checkpoints_total_limit: Committed checkpoints that are kept, 2 or more.
@@ -73,6 +76,7 @@ class TrainConfig:
         report_to: Trackers of Accelerate, `none` for the JSON lines alone.
         logging_steps: Losses are averaged over so many steps, then written.
         validation_steps: A sample grid every so many steps.
+        max_nonfinite_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run.
     """
 
     output_dir: str = "runs/idiff"
@@ -80,7 +84,9 @@ class TrainConfig:
     max_train_steps: int = 1000
     train_batch_size: int = 32
     gradient_accumulation_steps: int = 1
-    mixed_precision: Literal["no", "bf16"] = "no"
+    global_batch_size: int | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    deterministic: bool = False
     ema_max_decay: float = 0.9999
     checkpointing_steps: int = 500
     checkpoints_total_limit: int = 2
@@ -88,6 +94,7 @@ class TrainConfig:
     report_to: Literal["tensorboard", "none"] = "tensorboard"
     logging_steps: int = 50
     validation_steps: int = 1000
+    max_nonfinite_steps: int = 10
 
     def __post_init__(self) -> None:
         require(self.output_dir != "", "train.output_dir must not be empty")
@@ -98,12 +105,19 @@ class TrainConfig:
             "checkpointing_steps",
             "logging_steps",
             "validation_steps",
+            "max_nonfinite_steps",
         ):
             positive(**{f"train.{name}": getattr(self, name)})
         require(
             self.train_batch_size > 0 and self.train_batch_size % BLOCK_SIZE == 0,
             f"train.train_batch_size must be a positive multiple of {BLOCK_SIZE}, got {self.train_batch_size}",
         )
+        require(
+            self.global_batch_size is None or self.gradient_accumulation_steps == 1,
+            f"train.global_batch_size={self.global_batch_size} decides how many micro-batches there are: leave "
+            f"train.gradient_accumulation_steps={self.gradient_accumulation_steps} out",
+        )
+        self.micro_batches(1)
         require(
             self.checkpoints_total_limit >= 2,
             f"train.checkpoints_total_limit must be 2 or more, got {self.checkpoints_total_limit}",
@@ -112,6 +126,22 @@ class TrainConfig:
             0.0 <= self.ema_max_decay < 1.0,
             f"train.ema_max_decay must lie in [0, 1), got {self.ema_max_decay}",
         )
+
+    def micro_batches(self, num_processes: int) -> int:
+        """Micro-batches of one optimiser step on each of so many processes.
+
+        Raises:
+            ValueError: One line, where `global_batch_size` is not made of whole ones.
+        """
+        if self.global_batch_size is None:
+            return self.gradient_accumulation_steps
+        at_once = self.train_batch_size * num_processes
+        require(
+            self.global_batch_size > 0 and self.global_batch_size % at_once == 0,
+            f"train.global_batch_size must be a positive multiple of {at_once}, what train.train_batch_size={self.train_batch_size} "
+            f"makes on {num_processes} process(es), got {self.global_batch_size}: change either, or the number of processes",
+        )
+        return self.global_batch_size // at_once
 
 
 @dataclass(frozen=True)

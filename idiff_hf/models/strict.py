@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin
+from safetensors import SafetensorError, safe_open
 
 
 def check_config_keys(cls: type[ConfigMixin], folder: str | os.PathLike[str]) -> None:
@@ -42,13 +43,15 @@ def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
         **kwargs: Passed to diffusers, such as `torch_dtype` or `variant`.
 
     Raises:
-        ValueError: One line naming the folder and the missing, unexpected or misshapen tensors, or unknown config keys.
+        ValueError: One line naming the folder and the missing, unexpected or misshapen tensors, those of another kind of number, or
+            unknown config keys.
     """
     check_config_keys(cls, folder)
     load = ModelMixin.from_pretrained.__func__  # type: ignore[attr-defined]
     try:
         model, info = load(cls, str(folder), use_safetensors=True, output_loading_info=True, **kwargs)
-    except (OSError, RuntimeError, ValueError) as error:
+        _check_kinds(model, Path(folder))
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{folder} can't be loaded as {cls.__name__}: {' '.join(str(error).split())}"
         ) from None
@@ -60,6 +63,19 @@ def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
         # a tensor mapped from the file need not be aligned, and then some convolutions round otherwise than before it was saved
         tensor.data = tensor.data.clone()
     return model
+
+
+def _check_kinds(model: Any, folder: Path) -> None:
+    """Refuse integers where the model has floating-point numbers, and the reverse, which loading casts and does not mention."""
+    floats = {name: tensor.is_floating_point() for name, tensor in model.state_dict().items()}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  no dict
+                kind = file.get_slice(name).get_dtype()
+                if name in floats and floats[name] != ("F" in kind):
+                    raise ValueError(
+                        f"tensor {name!r} is {kind}, not {'a float' if floats[name] else 'an integer'}"
+                    )
 
 
 class StrictModelMixin(ModelMixin):

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel, UNet2DModel, VQModel
 
-from ..folders import MANIFEST, verify_folder
+from ..folders import MANIFEST, DamagedFolderError, verify_files
 from ..models import CONDITIONINGS, IVAEModel, load_strict
 from ..schedulers import VPSDEScheduler
+from .hub_folder import (
+    COMPONENTS,
+    INDEX,
+    cached_repository,
+    download_pipeline,
+    files_to_read,
+    hub_arguments,
+    is_repo_id,
+)
 
 LIBRARY = "idiff_hf"
 PIPELINE = "IVAEDiffusionPipeline"
 
 
-def load_components(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Every component of a saved folder, verified against its manifest where it has one.
+def open_folder(name: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder that `from_pretrained` is given, from the Hub where there is none here, and the arguments that are left for loading it."""
+    check_arguments(given)
+    hub = hub_arguments(given)
+    rest = {key: value for key, value in given.items() if key not in hub or key == "variant"}
+    if Path(name).is_dir() or not is_repo_id(name):
+        return Path(name) / (hub.get("subfolder") or ""), rest
+    return download_pipeline(str(name), **hub), rest
+
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Refuse what would run code, and what `from_pretrained` does not know, before anything is fetched."""
+    for name in ("custom_pipeline", "trust_remote_code"):
+        if given.get(name):
+            raise ValueError(f"{name} is refused: {PIPELINE} never runs code from a model folder")
+    if given.get("use_safetensors") is False:
+        raise ValueError(f"use_safetensors=False is refused: {PIPELINE} never reads pickles")
+    known = {"dtype", "torch_dtype", "custom_pipeline", "trust_remote_code", "use_safetensors", *COMPONENTS}
+    unknown = sorted(given.keys() - known - hub_arguments(given).keys())
+    if unknown:
+        raise ValueError(f"unknown argument for {PIPELINE}.from_pretrained: {', '.join(unknown)}")
+
+
+def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every component of a saved folder; what is read is verified against the folder's manifest where it has one.
 
     Args:
         folder: The folder.
@@ -26,46 +60,75 @@ def load_components(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: One line, as `from_pretrained` says.
     """
-    given = dict(given)
-    for name in ("custom_pipeline", "trust_remote_code"):
-        if given.pop(name, None):
-            raise ValueError(f"{name} is refused: {PIPELINE} never runs code from a model folder")
-    if (folder / MANIFEST).is_file():
-        verify_folder(folder)
-    classes = read_index(folder)
-    loading = {key: given.pop(key) for key in ("variant",) if key in given}
-    # both names are taken out: diffusers knows the old one, and its users the new
-    dtypes = [given.pop(key, None) for key in ("dtype", "torch_dtype")]
-    dtype = next((value for value in dtypes if value is not None), None)
+    variant = given.get("variant")
+    read = files_to_read(folder, variant)
+    if MANIFEST in read:
+        try:
+            verify_files(folder, [name for name in read if name != MANIFEST])
+        except DamagedFolderError as error:
+            cache = cached_repository(folder)
+            raise DamagedFolderError(
+                f"{error}; remove {cache} to fetch it anew" if cache else str(error)
+            ) from None
+    loading: dict[str, Any] = {"variant": variant} if variant else {}
+    # diffusers knows the old name, and its users the new one
+    dtype = given.get("torch_dtype") if given.get("dtype") is None else given["dtype"]
     if dtype is not None:
         loading["torch_dtype"] = dtype
     components: dict[str, Any] = {}
-    for name, component in classes.items():
+    for name, component in read_index(folder).items():
         if name in given:
-            components[name] = given.pop(name)
+            components[name] = given[name]
         elif component is None:
             components[name] = None
         elif issubclass(component, SchedulerMixin):
-            components[name] = component.from_pretrained(folder / name)
+            components[name] = _load_scheduler(component, folder / name)
         else:
             components[name] = load_strict(component, folder / name, **loading)
-    if given:
-        raise ValueError(f"unknown argument for {PIPELINE}.from_pretrained: {', '.join(sorted(given))}")
     return components
+
+
+def _load_scheduler(cls: Any, folder: Path) -> Any:
+    path = folder / str(cls.config_name)
+    if not path.is_file():
+        # diffusers would take a relative path for the name of a repository and ask the Hub
+        raise ValueError(f"{path} is missing: the folder of a {cls.__name__} holds one")
+    try:
+        return cls.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder} can't be loaded as {cls.__name__}: {' '.join(str(error).split())}"
+        ) from None
+
+
+def tidy_saved(folder: Path) -> None:
+    """Make what diffusers saved independent of where it was made: public names of our classes, no paths of this machine."""
+    path = folder / INDEX
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index.pop("_name_or_path", None)
+    for name, entry in index.items():
+        if isinstance(entry, list) and str(entry[0]).startswith(LIBRARY):
+            index[name] = [LIBRARY, entry[1]]
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in (folder / name / "config.json" for name in COMPONENTS):
+        if path.is_file():
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_index(folder: Path) -> dict[str, type[Any] | None]:
     """The class of each component of a saved folder; only ours, and only in the places where they belong."""
     import diffusers
 
-    path = folder / "model_index.json"
+    path = folder / INDEX
     if not path.is_file():
         raise ValueError(
-            f"{folder} is no saved pipeline: there is no model_index.json in it (training writes one to OUTPUT_DIR/pipeline)"
+            f"{folder} is no saved pipeline: there is no {INDEX} in it (training writes one to OUTPUT_DIR/pipeline)"
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     ours: dict[str, dict[tuple[str, str], type[Any]]] = {
         "ivae": {(LIBRARY, IVAEModel.__name__): IVAEModel},

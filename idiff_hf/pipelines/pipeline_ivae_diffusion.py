@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -22,8 +22,10 @@ from ..models import Autoencoder, Conditioning, IVAEModel, decode_latents, encod
 from .coding import bring, check_output_type
 from .editing import LatentEditing
 from .guided import Guidance, GuidedUNet
+from .hub_commit import CARD, check_target, commit_files, pipeline_files, plain_card, with_manifest
+from .hub_folder import download_pipeline, hub_arguments
 from .images import ImageInput, OutputType
-from .loading import LIBRARY, load_components
+from .loading import check_arguments, load_components, open_folder, tidy_saved
 
 GeneratorInput = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[["IVAEDiffusionPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -71,39 +73,96 @@ class IVAEDiffusionPipeline(LatentEditing):
         """Save every component as JSON and safetensors.
 
         `model_index.json` names `idiff_hf` and the public class, not the module that holds it today, so that moving a module breaks no
-        published folder.
+        published folder. The folders that components were loaded from are not named.
         """
         if not kwargs.pop("safe_serialization", True):
             raise ValueError("safe_serialization=False would write pickles: idiff_hf saves safetensors only")
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError(
+                "push_to_hub=True is refused: call pipe.push_to_hub(repo_id), or `idiff publish` with the saved folder"
+            )
         # a manifest of what is overwritten here would be untrue
         (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        path = Path(save_directory) / "model_index.json"
-        index = json.loads(path.read_text(encoding="utf-8"))
-        for name, entry in index.items():
-            if isinstance(entry, list) and str(entry[0]).startswith(LIBRARY):
-                index[name] = [LIBRARY, entry[1]]
-        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        tidy_saved(Path(save_directory))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> IVAEDiffusionPipeline:
-        """Load a folder that `save_pretrained` or the training script wrote. No code in it is run, only safetensors and JSON are read.
+        """Load a folder, or a repository of the Hub where there is no such folder. No code in it is run or fetched.
 
         Args:
-            pretrained_model_name_or_path: The folder.
-            **kwargs: `dtype` (or `torch_dtype`) and `variant`, as in diffusers, and components that replace the folder's.
+            pretrained_model_name_or_path: A folder that `save_pretrained` or the training script wrote, or `user/name` on the Hub.
+            **kwargs: `dtype` (or `torch_dtype`) and `variant`, as in diffusers, components that replace those of the folder, and what
+                `download` takes.
 
         Raises:
             ValueError: One line, for a folder that is none, files that differ from its manifest (where it has one), a component or class
-                that is not expected, unknown config keys, missing or unexpected tensors, or an argument that would run code.
+                that is not expected, unknown config keys, missing or unexpected tensors, an argument that would run code, or as `download`.
         """
-        folder = Path(pretrained_model_name_or_path)
-        components = load_components(folder, kwargs)
-        pipeline = cls(**components)
-        pipeline.register_to_config(_name_or_path=str(folder))
+        folder, given = open_folder(pretrained_model_name_or_path, kwargs)
+        pipeline = cls(**load_components(folder, given))
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> Path:
+        """Fetch a pipeline from the Hub without loading it; returns its folder in the cache.
+
+        Args:
+            pretrained_model_name: `user/name`.
+            **kwargs: `revision`, `variant`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`; see
+                `hub_folder.download_pipeline`, also for errors.
+        """
+        check_arguments(kwargs)
+        return download_pipeline(pretrained_model_name, **hub_arguments(kwargs))
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        commit_message: str = "Upload IVAEDiffusionPipeline",
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Publish the pipeline alone, in one commit, with a card that says that nothing was measured; see `hub_commit.commit_files`.
+
+        A run, with its results, figures and card, is published by `idiff publish`.
+
+        Args:
+            repo_id: `user/name`; created where it is missing. What an earlier model left there is taken out.
+            commit_message: First line of the commit.
+            private: Whether a repository that is created is private; None is the owner's default.
+            token: Access token, by default that of HF_TOKEN or of `hf auth login`.
+            create_pr: Open a pull request instead.
+            revision: A branch instead of the main one.
+            subfolder: Put the pipeline there, without a card; other folders are left alone.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ValueError: One line, as `commit_files` says.
+        """
+        check_target(repo_id, revision, create_pr, token)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            files = pipeline_files(Path(folder))
+            if not subfolder:
+                files[CARD] = plain_card(self.components, repo_id, revision).encode()
+            return commit_files(
+                with_manifest(files),
+                repo_id,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                token=token,
+                subfolder=subfolder,
+            )
 
     @property
     def guidance_scale(self) -> float:
