@@ -11,14 +11,21 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+
+from accelerate import PartialState
 
 from idiff_hf.arguments import load_config
 from idiff_hf.baselines import has_known_prior, has_labels, supervised_probe, supervision_baseline
 from idiff_hf.config import Config
+from idiff_hf.determinism import deterministic
 from idiff_hf.dry_run import dry_run
 from idiff_hf.evaluation import evaluate_run
+from idiff_hf.guards import out_of_memory
 from idiff_hf.hub import write_card
+from idiff_hf.interruption import EXIT_CODE, HOW_TO_GO_ON, Interrupted, answered, at_once, exit_with
+from idiff_hf.publishing import open_repository, publish_run
 from idiff_hf.stages import phase
 from idiff_hf.training import TrainingRun
 
@@ -26,26 +33,27 @@ from idiff_hf.training import TrainingRun
 def training_step(run: TrainingRun, step: int) -> None:
     """One optimiser step on one global batch."""
     current = phase(run.config, step)
-    accumulation = run.config.train.gradient_accumulation_steps
-    for micro in range(accumulation):
+    for micro in range(run.accumulation):
         # factors are walked in a keyed order, images rendered from them, u ~ p(u | factors)  (Section 2.4)
         batch, random = run.batch(step, micro), run.random(step, micro)
         with run.accumulate(micro):
             # z ~ q(z|x); L = L_DDPM + lambda_rec L_rec + lambda_KL KL(q(z|x) || p(z|u))  (Eq. 2)
             terms = run.objective(batch.image, batch.aux, random, current)
-            run.accelerator.backward(terms["loss"] / accumulation)
+            run.accelerator.backward(terms["loss"] / run.accumulation)
         run.add(terms)
     run.optimizer_step(step, current)
 
 
 def train(config: Config) -> Path:
     """Train to the end of `config`, from its checkpoint where there is one, and export; returns the `pipeline/` folder."""
-    run = TrainingRun(config)
-    for step in run.steps():
-        training_step(run, step)
-        run.log(step)
-        run.save(step)
-    return run.finish()
+    with deterministic(config.train.deterministic), out_of_memory(config):
+        run = TrainingRun(config)
+        with closing(run.steps()) as steps:
+            for step in steps:
+                training_step(run, step)
+                run.log(step)
+                run.save(step)
+        return run.finish()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,19 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if only_try:
             dry_run(config, training_step)
             return 0
-        train(config)
-        if config.eval.supervision_baseline and has_known_prior(config):
-            train(supervision_baseline(config))
-        if config.eval.supervised_probe and has_labels(config):
-            train(supervised_probe(config))
-        output_dir = Path(config.train.output_dir)
-        if evaluate_run(output_dir):
-            write_card(output_dir)
+        open_repository(config)
+        with answered():
+            train(config)
+            if config.eval.supervision_baseline and has_known_prior(config):
+                train(supervision_baseline(config))
+            if config.eval.supervised_probe and has_labels(config):
+                train(supervised_probe(config))
+            output_dir = Path(config.train.output_dir)
+            with at_once(f"training is done and saved, {HOW_TO_GO_ON}"):
+                if evaluate_run(output_dir):
+                    write_card(output_dir)
+                    publish_run(config)
+    except Interrupted as stop:
+        if PartialState().is_main_process:
+            print(stop, file=sys.stderr)
+        return EXIT_CODE
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    PartialState().destroy_process_group()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main())

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from .builders import build_dataset
 from .config import Config
 from .data import GridDataset, ImageDataset, to_float
+from .drawing import draw_rows
 from .figures import (
     channels_last,
     image_grid,
@@ -32,6 +32,7 @@ from .metrics.discretize import DEFAULT_NUM_BINS, factor_labels
 from .metrics.mutual_information import mutual_information_from_labels
 from .models import Autoencoder, autoencode
 from .pipelines import IVAEDiffusionPipeline
+from .processes import process_state
 from .provenance import versions, write_text
 from .random import generator
 from .readback import by_name, encode_rows, nearest_rendered
@@ -108,6 +109,8 @@ def disentanglement(
 def evaluate_run(output_dir: Path) -> Path | None:
     """Measure a finished run from what it saved, and write `results.json` and `figures/`.
 
+    Processes share what takes time: to encode, to draw, and to search the dataset for what was drawn. The first does the rest alone.
+
     Args:
         output_dir: A run's folder, with `pipeline/`, `training.json` and, where they were trained, `supervision_baseline/` and
             `supervised_probe/`.
@@ -118,27 +121,33 @@ def evaluate_run(output_dir: Path) -> Path | None:
     Raises:
         ValueError: One line, for a folder that holds no finished run.
     """
-    if not PartialState().is_main_process:
-        return None
     config, pipeline = load_run(output_dir)
     facts = json.loads((output_dir / "training.json").read_text(encoding="utf-8"))
     dataset = build_dataset(config, pipeline.device)
     _, held_out = dataset.split(config.data.held_out, config.train.seed)
     order = torch.randperm(len(held_out), generator=generator(config.train.seed, "evaluation"))
     rows = held_out[order[: config.eval.num_samples]]
+    pictured = rows[: config.eval.num_generated]
+    codes = None if pipeline.ivae is None else encode_rows(pipeline, dataset, rows, shared=True)
+    baselines = {} if codes is None else _codes_of_baselines(output_dir, dataset, rows)
+    drawn = {} if pipeline.takes_vectors else draw_rows(config, pipeline, dataset, pictured)
+    nearest = _nearest(dataset, pictured, drawn)
+    if not process_state().is_main_process:
+        return None
     figures = output_dir / "figures"
-    measured: dict[str, Any] = dict.fromkeys(("metrics", SUPERVISION_BASELINE, SUPERVISED_PROBE))
-    if pipeline.ivae is not None:
-        measured = _codes(config, pipeline, dataset, rows, figures)
-        for name in (SUPERVISION_BASELINE, SUPERVISED_PROBE):
-            measured[name] = _baseline(output_dir / name, dataset, rows)
-    drawn = rows[: config.eval.num_generated]
-    if pipeline.takes_vectors:
-        generation = None
-    elif pipeline.ivae is None:
-        generation = _unconditional(config, pipeline, dataset, drawn, figures)
-    else:
-        generation = _generation(config, pipeline, dataset, drawn, figures)
+    metrics = generation = None
+    if codes is not None:
+        metrics = _metrics(config, pipeline, dataset, rows, codes, figures)
+    if drawn:
+        report = _unconditional if pipeline.ivae is None else _generation
+        generation = report(config, pipeline, dataset, pictured, drawn, nearest, figures)
+    measured = {
+        name: {
+            "metrics": disentanglement(of_baseline, factors, dataset.factor_names),
+            "steps": steps,
+        }
+        for name, (of_baseline, factors, steps) in baselines.items()
+    }
     results: dict[str, Any] = {
         "schema": 1,
         "config": config.to_dict(),
@@ -158,17 +167,17 @@ def evaluate_run(output_dir: Path) -> Path | None:
         },
         "estimator": {} if pipeline.ivae is None else _estimator(_num_categories(pipeline)),
         "model": {
-            "metrics": measured["metrics"],
+            "metrics": metrics,
             "num_parameters": {
                 "ivae": _num_parameters(pipeline.ivae),
                 "autoencoder": _num_parameters(pipeline.vae),
                 "unet": _num_parameters(pipeline.unet) + _num_parameters(pipeline.conditioning),
             },
         },
-        SUPERVISION_BASELINE: measured[SUPERVISION_BASELINE],
-        SUPERVISED_PROBE: measured[SUPERVISED_PROBE],
+        SUPERVISION_BASELINE: measured.get(SUPERVISION_BASELINE),
+        SUPERVISED_PROBE: measured.get(SUPERVISED_PROBE),
         "generation": generation,
-        "autoencoder": None if pipeline.vae is None else _autoencoder(pipeline.vae, dataset, drawn),
+        "autoencoder": None if pipeline.vae is None else _autoencoder(pipeline.vae, dataset, pictured),
         "training": {name: value for name, value in facts.items() if name not in ("hardware", "command")},
         "hardware": facts["hardware"],
         "versions": versions(),
@@ -186,7 +195,7 @@ def load_run(output_dir: Path) -> tuple[Config, IVAEDiffusionPipeline]:
         raise ValueError(f"{output_dir} holds no finished run: there is no pipeline/config.yaml in it")
     pipeline = IVAEDiffusionPipeline.from_pretrained(path.parent)
     pipeline.set_progress_bar_config(disable=True)
-    return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(PartialState().device)
+    return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(process_state().device)
 
 
 def _num_categories(pipeline: IVAEDiffusionPipeline) -> int | None:
@@ -212,11 +221,46 @@ def _estimator(num_categories: int | None) -> dict[str, Any]:
     }
 
 
-def _codes(
-    config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
-) -> dict[str, Any]:
-    """`metrics` of held-out codes, None where no factor is known; the figures of latents."""
-    codes, factors = encode_rows(pipeline, dataset, rows)
+def _codes_of_baselines(
+    output_dir: Path, dataset: ImageDataset, rows: Tensor
+) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Codes, factors and steps of each that was trained beside the model; none where no factor is known."""
+    found = {}
+    for name in (SUPERVISION_BASELINE, SUPERVISED_PROBE):
+        if dataset.factor_names and (output_dir / name / "pipeline").exists():
+            config, pipeline = load_run(output_dir / name)
+            codes, factors = encode_rows(pipeline, dataset, rows, shared=True)
+            found[name] = codes, factors, config.train.max_train_steps
+    return found
+
+
+def _nearest(dataset: ImageDataset, rows: Tensor, drawn: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Rows of the dataset's images nearest to what was drawn, by its name, and to the held-out images themselves (`rendered`).
+
+    All processes search together. None where nothing was drawn, or no image of every combination is known.
+    """
+    if not drawn or (grid := _every_image(dataset)) is None:
+        return None
+    images = {"rendered": to_float(grid.images(rows)), **_in_model_range(drawn)}
+    found = nearest_rendered(grid, torch.cat(list(images.values())), shared=True)
+    return dict(zip(images, found.split(len(rows)), strict=True))
+
+
+def _in_model_range(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Images in [0, 1] as ones in [-1, 1]."""
+    return {name: images.float() * 2.0 - 1.0 for name, images in drawn.items()}
+
+
+def _metrics(
+    config: Config,
+    pipeline: IVAEDiffusionPipeline,
+    dataset: ImageDataset,
+    rows: Tensor,
+    coded: tuple[np.ndarray, np.ndarray],
+    folder: Path,
+) -> dict[str, Any] | None:
+    """Scores of held-out codes, None where no factor is known; the figures of latents."""
+    codes, factors = coded
     names = dataset.factor_names
     metrics = disentanglement(codes, factors, names, _num_categories(pipeline)) if names else None
     matched = metrics["matched_latent"] if metrics else {}
@@ -226,30 +270,7 @@ def _codes(
         factor_latent_scatter(codes, factors, names, folder / "scatter.png")
     if not pipeline.takes_vectors:
         _traversals(config, pipeline, pipeline.encode(dataset.images(rows[:1])), labels, folder)
-    return {"metrics": metrics}
-
-
-def _baseline(folder: Path, dataset: ImageDataset, rows: Tensor) -> dict[str, Any] | None:
-    if not dataset.factor_names or not (folder / "pipeline").exists():
-        return None
-    config, pipeline = load_run(folder)
-    codes, factors = encode_rows(pipeline, dataset, rows)
-    return {
-        "metrics": disentanglement(codes, factors, dataset.factor_names),
-        "steps": config.train.max_train_steps,
-    }
-
-
-def _draw(config: Config, pipeline: IVAEDiffusionPipeline, count: int, **condition: Any) -> Tensor:
-    """So many images `(count, C, H, W)` in [0, 1] of the diffusion model, each from noise of its own."""
-    generators = [generator(config.train.seed, "generation", i, device=pipeline.device) for i in range(count)]
-    images: Tensor = pipeline(
-        **condition,
-        num_inference_steps=config.eval.num_inference_steps,
-        generator=generators,
-        output_type="pt",
-    ).images
-    return images
+    return metrics
 
 
 def _every_image(dataset: ImageDataset) -> GridDataset | None:
@@ -258,41 +279,31 @@ def _every_image(dataset: ImageDataset) -> GridDataset | None:
 
 
 def _generation(
-    config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
-) -> dict[str, Any] | None:
-    """Held-out images generated anew from their latents, compared with themselves and, in a grid of factors, read back.
-
-    The iVAE's decoder is left out where lambda_rec = 0 left it untrained; None where nothing else draws.
-    """
+    config: Config,
+    pipeline: IVAEDiffusionPipeline,
+    dataset: ImageDataset,
+    rows: Tensor,
+    drawn: dict[str, Tensor],
+    nearest: dict[str, Tensor] | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Held-out images generated anew from their latents, compared with themselves and, in a grid of factors, read back."""
     originals = dataset.images(rows)
-    latents = pipeline.encode(originals)
-    drawn: dict[str, Tensor] = {}
-    if config.loss.rec > 0:
-        drawn["ivae"] = pipeline.decode(latents, "pt")
-    if pipeline.unet is not None:
-        for scale in config.eval.guidance_scales:
-            drawn[str(float(scale))] = _draw(
-                config, pipeline, len(rows), latents=latents, guidance_scale=scale
-            )
-    if not drawn:
-        return None
     target = to_float(originals)
-    images = {name: image.float() * 2.0 - 1.0 for name, image in drawn.items()}
     report: dict[str, dict[str, Any]] = {
         name: {"mse": float((image - target).square().mean()), "readback": None}
-        for name, image in images.items()
+        for name, image in _in_model_range(drawn).items()
     }
     rendered = None
-    if (grid := _every_image(dataset)) is not None:
-        nearest = nearest_rendered(grid, torch.cat([target, *images.values()]))
+    if nearest is not None:
         factors, names = dataset.factors(rows), dataset.factor_names
-        right = [
-            by_name(names, (grid.factors(part) == factors).float().mean(dim=0))
-            for part in nearest.split(len(rows))
-        ]
-        rendered = {"readback": right[0]}
-        for entry, rates in zip(report.values(), right[1:], strict=True):
-            entry["readback"] = rates
+        right = {
+            name: by_name(names, (dataset.factors(found) == factors).float().mean(dim=0))
+            for name, found in nearest.items()
+        }
+        rendered = {"readback": right.pop("rendered")}
+        for name, rates in right.items():
+            report[name]["readback"] = rates
     ivae = report.pop("ivae", None)
     if ivae is not None:
         for entry in report.values():
@@ -321,21 +332,26 @@ def _autoencoder(vae: Autoencoder, dataset: ImageDataset, rows: Tensor) -> dict[
 
 
 def _unconditional(
-    config: Config, pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, rows: Tensor, folder: Path
+    config: Config,
+    pipeline: IVAEDiffusionPipeline,
+    dataset: ImageDataset,
+    rows: Tensor,
+    drawn: dict[str, Tensor],
+    nearest: dict[str, Tensor] | None,
+    folder: Path,
 ) -> dict[str, Any]:
     """Images drawn from noise alone and, in a grid of factors, how far each is from the nearest image of the dataset.
 
     Beside the distances stand how many images of the dataset are the nearest to one that was drawn, fewer where draws are alike, and the
     distance between two held-out images taken at random, as a measure.
     """
-    drawn = _draw(config, pipeline, len(rows), batch_size=len(rows))
-    nearest: dict[str, Any] | None = None
-    if (grid := _every_image(dataset)) is not None:
-        images = drawn.float() * 2.0 - 1.0
-        found = nearest_rendered(grid, images)
-        distances = _squared_distances(images, to_float(grid.images(found)))
-        originals = to_float(grid.images(rows))
-        nearest = {
+    distance: dict[str, Any] | None = None
+    if nearest is not None:
+        found = nearest["unconditional"]
+        images = _in_model_range(drawn)["unconditional"]
+        distances = _squared_distances(images, to_float(dataset.images(found)))
+        originals = to_float(dataset.images(rows))
+        distance = {
             "mean": float(distances.mean()),
             "median": float(distances.median()),
             "max": float(distances.max()),
@@ -343,7 +359,7 @@ def _unconditional(
             "num_distinct": len(found.unique()),
             "between_held_out": float(_squared_distances(originals, originals.roll(1, dims=0)).mean()),
         }
-    pictures = to_uint8(channels_last(drawn))
+    pictures = to_uint8(channels_last(drawn["unconditional"]))
     full = [pictures[i : i + NUM_SHOWN] for i in range(0, len(pictures), NUM_SHOWN)]
     shown = [row for row in full[:NUM_SHOWN] if len(row) == len(full[0])]
     image_grid(shown, [str(i * NUM_SHOWN) for i in range(len(shown))], folder / "samples.png")
@@ -354,7 +370,7 @@ def _unconditional(
         "rendered": None,
         "ivae": None,
         "ddpm": {},
-        "unconditional": {"nearest": nearest},
+        "unconditional": {"nearest": distance},
     }
 
 

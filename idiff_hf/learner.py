@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .builders import parameter_groups
 from .checkpoint import Checkpoint, load_optimizer_tensors, match_tensors, optimizer_tensors
 from .config import Config, OptimConfig
+from .guards import Verdict
 from .losses import IVAEDiffusionLoss
 from .stages import Phase, learning_rate
 
@@ -23,14 +24,18 @@ class Learner:
     Args:
         config: The experiment.
         module: The objective, not wrapped.
+        scaler: Of the loss, where it is computed in float16.
 
     Attributes:
         parts: By the names `ivae`, `autoencoder` and `unet`, those that learn at some time.
     """
 
-    def __init__(self, config: Config, module: IVAEDiffusionLoss) -> None:
+    def __init__(
+        self, config: Config, module: IVAEDiffusionLoss, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
         self.config = config
         self.module = module
+        self.scaler = scaler
         self.parts = parameter_groups(module)
         self.optimizers: dict[str, torch.optim.AdamW] = {}
         for name, part in self.parts.items():
@@ -43,29 +48,79 @@ class Learner:
                 weight_decay=optim.adam_weight_decay,
                 fused=True,
             )
+        self._buffers = [
+            buffer
+            for part in module.modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            for buffer in part.buffers()
+        ]
+        self._kept = [buffer.clone() for buffer in self._buffers]
         # one average for each part, so that a part that does not learn costs nothing
         self.ema = {
             name: EMAModel(part.parameters(), decay=config.train.ema_max_decay, foreach=True)
             for name, part in self.parts.items()
         }
 
-    def step(self, step: int, phase: Phase) -> set[str]:
-        """Clip, set the learning rate, step and average each part that learns at this step; returns those that stop learning with it."""
-        learning = {"ivae": phase.ivae, "autoencoder": phase.autoencoder, "unet": phase.unet}
-        frozen = set()
-        for name, active in learning.items():
-            if active:
+    def keep_buffers(self) -> None:
+        """Remember what norms over the batch keep, which a forward pass changes, for `restore_buffers`."""
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def restore_buffers(self) -> None:
+        """Put back what `keep_buffers` remembered."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._kept)
+
+    def clip(self, phase: Phase) -> dict[str, Tensor]:
+        """Clip the gradient of each part that learns in this phase; returns their norms `()` before that."""
+        norms = {}
+        for name in self._learning(phase):
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizers[name])
+            norms[name] = nn.utils.clip_grad_norm_(
+                self.parts[name].parameters(), self._optim(name).max_grad_norm
+            )
+        return norms
+
+    @property
+    def scale(self) -> float | None:
+        """What the loss is multiplied by, or None where it is not."""
+        return None if self.scaler is None else self.scaler.get_scale()
+
+    def step(self, step: int, phase: Phase, verdict: Verdict = "finite") -> set[str]:
+        """After `clip`: set the learning rate, step and average each part that learns at this step.
+
+        Args:
+            step: The optimiser step.
+            phase: What learns in it.
+            verdict: Where the gradient is not finite, weights, moments, averages and norms over the batch stay what they were.
+
+        Returns:
+            The parts that stop learning with this step, taken or not.
+        """
+        learning = self._learning(phase)
+        if verdict == "finite":
+            for name in learning:
                 optim, optimizer = self._optim(name), self.optimizers[name]
-                nn.utils.clip_grad_norm_(self.parts[name].parameters(), optim.max_grad_norm)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(optim, self.config.stop_step(optim), step)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                if self.scaler is None:
+                    optimizer.step()
+                else:
+                    self.scaler.step(optimizer)
                 self.ema[name].step(self.parts[name].parameters())
-                if step + 1 == self.config.stop_step(optim) < self.config.train.max_train_steps:
-                    # what is frozen is what is published
-                    self.ema[name].copy_to(self.parts[name].parameters())
-                    frozen.add(name)
+        else:
+            self.restore_buffers()
+        if self.scaler is not None:
+            # given the scale that it has, it only forgets the gradients of this step
+            self.scaler.update(self.scaler.get_scale() if verdict == "not finite" else None)
+        frozen = set()
+        for name in learning:
+            self.optimizers[name].zero_grad(set_to_none=True)
+            if step + 1 == self.config.stop_step(self._optim(name)) < self.config.train.max_train_steps:
+                # what is frozen is what is published
+                self.ema[name].copy_to(self.parts[name].parameters())
+                frozen.add(name)
         return frozen
 
     @contextmanager
@@ -94,7 +149,10 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What else it keeps, in JSON values."""
-        return {"ema_steps": {name: ema.optimization_step for name, ema in self.ema.items()}}
+        state: dict[str, Any] = {"ema_steps": {name: ema.optimization_step for name, ema in self.ema.items()}}
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
+        return state
 
     def load(self, saved: Checkpoint) -> None:
         """Take up what `tensors` and `state` gave.
@@ -115,6 +173,14 @@ class Learner:
                 average.copy_(saved.tensors["ema"][name])
         for name, ema in self.ema.items():
             ema.optimization_step = saved.state["ema_steps"][name]
+        # a run may go on in float16 that began without
+        if self.scaler is not None and "scaler" in saved.state:
+            self.scaler.load_state_dict(saved.state["scaler"])
+
+    def _learning(self, phase: Phase) -> list[str]:
+        """The parts that learn in this phase."""
+        active = {"ivae": phase.ivae, "autoencoder": phase.autoencoder, "unet": phase.unet}
+        return [name for name, learns in active.items() if learns]
 
     def _optim(self, name: str) -> OptimConfig:
         optim: OptimConfig = getattr(self.config, f"optim_{name}")

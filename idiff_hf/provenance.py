@@ -6,24 +6,36 @@ import os
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .folders import os_errors
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one rename, so that no reader sees half of it."""
+    """Replace a file in one rename, so that no reader sees half of it; raises `CheckpointError` where it cannot be written."""
     staged = path.with_name(f".tmp-{path.name}")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)
+    with os_errors(f"cannot write {path}"):
+        try:
+            staged.write_text(text, encoding="utf-8")
+            os.replace(staged, path)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
+
+
+# each call reads and parses a file
+_version = cache(metadata.version)
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     names = ("idiff-hf", "torch", "diffusers", "accelerate", "numpy", "scikit-learn")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .data import GridDataset, ImageDataset, Shapes3D, to_float
 from .metrics import mcc
 from .pipelines import IVAEDiffusionPipeline
+from .processes import map_batches
 from .random import generator
 
 
@@ -27,6 +27,8 @@ def encode_rows(
     dataset: ImageDataset,
     rows: Tensor,
     batch_size: int = 500,
+    *,
+    shared: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes, one number for each latent, and factors of rows of a dataset.
@@ -36,16 +38,20 @@ def encode_rows(
         dataset: The images.
         rows: Row numbers, `(N,)`.
         batch_size: Images encoded at once.
+        shared: All processes call this together, each encodes a part, and every one has all codes.
         progress: Show a bar.
 
     Returns:
         Codes `(N, D)` float64, posterior means or, of categorical latents, the number of the likeliest class, and factors `(N, K)`, labels
         int64 or, where a factor is continuous, floats.
     """
-    codes, factors = [], []
-    for part in tqdm(rows.split(batch_size), desc="encode", disable=not progress):
-        codes.append(pipeline.codes(pipeline.encode(dataset.images(part))).cpu())
-        factors.append(dataset.factors(part).cpu())
+
+    def encode(part: Tensor) -> tuple[Tensor, Tensor]:
+        codes = pipeline.codes(pipeline.encode(dataset.images(part)))
+        return codes.cpu(), dataset.factors(part).cpu()
+
+    parts = map_batches(encode, rows, batch_size, shared=shared, progress="encode" if progress else None)
+    codes, factors = zip(*parts, strict=True)
     return torch.cat(codes).double().numpy(), torch.cat(factors).numpy()
 
 
@@ -74,28 +80,32 @@ class FactorReader:
         return np.stack(columns, axis=1)
 
 
-def nearest_rendered(dataset: GridDataset, images: Tensor, batch_size: int = 4000) -> Tensor:
+def nearest_rendered(
+    dataset: GridDataset, images: Tensor, batch_size: int = 4000, *, shared: bool = False
+) -> Tensor:
     """Row of the dataset's image that is nearest to each given one, by squared error over all factor combinations.
 
     Args:
         dataset: Has an image of every combination.
         images: `(N, C, H, W)` float in [-1, 1].
         batch_size: Images of the dataset compared at once.
+        shared: All processes call this together with the same images, and each searches a part of the dataset.
 
     Returns:
         `(N,)` int64 on the CPU.
     """
     queries = images.flatten(1)
-    best = torch.full((len(images),), float("inf"), device=images.device)
-    index = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    for rows in torch.arange(len(dataset)).split(batch_size):
+
+    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
         candidates = to_float(dataset.images(rows)).flatten(1)
         # |r - q|^2 without |q|^2, which does not decide between the dataset's images
         distance = candidates.square().sum(dim=1) - 2.0 * queries @ candidates.T
         value, position = distance.min(dim=1)
-        index = torch.where(value < best, rows.to(index.device)[position], index)
-        best = torch.minimum(best, value)
-    return index.cpu()
+        return value.cpu(), rows[position.cpu()]
+
+    found = map_batches(nearest, torch.arange(len(dataset)), batch_size, shared=shared)
+    values, rows = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return rows.gather(0, values.argmin(dim=0, keepdim=True))[0]
 
 
 def read_real_images(

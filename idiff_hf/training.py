@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -20,22 +19,20 @@ from tqdm.auto import tqdm
 
 from .arguments import config_from_yaml, config_to_yaml
 from .builders import build_batches, build_dataset, build_objective, build_pipeline
-from .checkpoint import (
-    compare_configs,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .checkpoint import compare_configs, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import Config
-from .data import Batch, Prefetcher, to_float
-from .figures import channels_last, image_grid, to_uint8
+from .data import Batch, Prefetcher
 from .folders import RunLock, clean_leftovers, commit_folder
+from .guards import NonFiniteGuard, refuse_float16_on_cpu
+from .interruption import HOW_TO_GO_ON, Interrupted, at_once, requested
 from .learner import Learner
 from .losses import IVAEDiffusionLoss
-from .models import autoencode
+from .processes import refuse_shards
 from .provenance import command, hardware, versions, write_text
 from .random import BatchRandom
+from .run_log import RunLog
 from .stages import Phase
+from .validation import draw_sample_grid
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +43,11 @@ CALIBRATION_IMAGES = 1024
 class TrainingRun:
     """One run in `train.output_dir`.
 
-    Writes `config.yaml`, `metrics.jsonl`, `training.json`, `checkpoints/`, `samples/`, `logs/` and, at the end, `pipeline/`.
+    Writes `config.yaml`, `metrics.jsonl`, `training.json`, `checkpoints/`, `samples/`, `logs/` and, at the end, `pipeline/`; and
+    `nonfinite.jsonl` where steps were skipped (`guards.NonFiniteGuard`).
+
+    Where signals are answered (`interruption.answered`), one that comes while it is built, waits for data, steps, draws samples or saves
+    makes it commit a checkpoint, on every process at the same step, and raise `Interrupted`.
 
     Args:
         config: The experiment.
@@ -56,6 +57,8 @@ class TrainingRun:
     """
 
     def __init__(self, config: Config) -> None:
+        refuse_shards()
+        refuse_float16_on_cpu(config)
         self.config = config
         self.output_dir = Path(config.train.output_dir)
         self.accelerator = Accelerator(
@@ -69,29 +72,43 @@ class TrainingRun:
         if self.accelerator.device.type == "cpu":
             # `accelerate launch` leaves one thread to a process, whatever the machine has
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
-        self.global_batch_size = (
-            config.train.train_batch_size * config.train.gradient_accumulation_steps * world
-        )
+        self.accumulation = config.train.micro_batches(world)
+        self.global_batch_size = config.train.train_batch_size * self.accumulation * world
         self.lock = RunLock(self.output_dir)
+        self.metrics = RunLog(self.output_dir / "metrics.jsonl")
+        self.guard = NonFiniteGuard(config, self.accelerator, RunLog(self.output_dir / "nonfinite.jsonl"))
+        with self._interruptible("nothing was lost"):
+            self._build()
+        self._started = time.perf_counter()
+
+    def _build(self) -> None:
+        """Open the folder and the data, and build what learns, as its checkpoint left it."""
+        config, world = self.config, self.accelerator.num_processes
         self._open_folder()
         self.dataset = build_dataset(config, self.accelerator.device)
         self.batches = build_batches(config, self.dataset, self.accelerator.process_index, world)
         self.prefetcher = Prefetcher(
             lambda step, micro: self.batches(self.global_batch_size, self.random(step, micro)),
             config.train.max_train_steps,
-            config.train.gradient_accumulation_steps,
+            self.accumulation,
             config.data.num_workers,
         )
         module = build_objective(config, self.dataset)
         self.objective: Any = self.accelerator.prepare(module)
         self.module: IVAEDiffusionLoss = self.accelerator.unwrap_model(self.objective)
-        self.learner = Learner(config, self.module)
+        self.learner = Learner(config, self.module, self.accelerator.scaler)
         self.first_step = 0
         self.seconds = 0.0
+        self._terms: list[dict[str, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+        self._asked = False
+        self._committed: int | None = None
         self._resume()
-        self._started = time.perf_counter()
+
+    def _interruptible(self, state: str) -> AbstractContextManager[None]:
+        """A signal is answered at once, unless other processes wait for this one."""
+        return at_once(f"{state}, {HOW_TO_GO_ON}") if self.accelerator.num_processes == 1 else nullcontext()
 
     # Folder, resume
 
@@ -126,28 +143,39 @@ class TrainingRun:
 
     def _resume(self) -> None:
         resume = self.config.train.resume_from_checkpoint
-        if resume is None:
-            if self.accelerator.is_main_process:
-                write_text(self.output_dir / "config.yaml", config_to_yaml(self.config))
-            return
-        found = [latest_checkpoint(self.checkpoints) if resume == "latest" else Path(resume)]
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast_object_list(found)
-        folder = found[0]
-        if folder is None:
-            logger.warning("no checkpoint in %s: starting at step 0", self.checkpoints)
-        else:
-            self._load(folder)
+        if resume is not None:
+            found = [latest_checkpoint(self.checkpoints) if resume == "latest" else Path(resume)]
+            if self.accelerator.num_processes > 1:
+                torch.distributed.broadcast_object_list(found)
+            if found[0] is None:
+                logger.warning("no checkpoint in %s: starting at step 0", self.checkpoints)
+            else:
+                self._load(found[0])
         if self.accelerator.is_main_process:
             write_text(self.output_dir / "config.yaml", config_to_yaml(self.config))
-            self._cut_metrics()
+            # without what a killed run wrote after its last checkpoint
+            self.metrics.keep(lambda line: line["step"] <= self.first_step)
+            self.guard.log.keep(lambda line: line["step"] < self.first_step)
 
     def _load(self, folder: Path) -> None:
         saved = load_checkpoint(folder)
         for change in compare_configs(config_from_yaml(saved.config_text), self.config, folder):
             logger.warning("resumed with another %s", change)
+        before = saved.manifest["metadata"]["global_batch_size"]
+        if before != self.global_batch_size:
+            logger.warning(
+                "resumed with %d images a step, %s was made with %d, so that some images come twice and others not at all in this epoch: "
+                "train.global_batch_size=%d keeps them on any number of processes",
+                self.global_batch_size,
+                folder,
+                before,
+                before,
+            )
         self.learner.load(saved)
+        self.guard.load(saved.state.get("skipped", {}))
         self.first_step = saved.step
+        if folder.parent == self.checkpoints:
+            self._committed = saved.step
         self.seconds = saved.state["seconds"]
         window = saved.state["window"]
         self._sums = {
@@ -157,23 +185,9 @@ class TrainingRun:
         self._count = window["count"]
         logger.warning("resumed from %s at step %d", folder, saved.step)
 
-    def _cut_metrics(self) -> None:
-        """Drop the lines that a killed run wrote after its last checkpoint."""
-        path = self.output_dir / "metrics.jsonl"
-        if path.exists():
-            lines = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    kept = json.loads(line)["step"] <= self.first_step
-                except json.JSONDecodeError:
-                    kept = False  # the line that the kill cut short
-                if kept:
-                    lines.append(line)
-            write_text(path, "".join(line + "\n" for line in lines))
-
     # One step
 
-    def steps(self) -> Iterator[int]:
+    def steps(self) -> Generator[int]:
         """The optimiser steps that are left, under a progress bar with every loss term."""
         config = self.config
         if self.accelerator.is_main_process and config.train.report_to != "none":
@@ -186,11 +200,39 @@ class TrainingRun:
             disable=not self.accelerator.is_local_main_process,
         )
         self.objective.train()
-        for step in range(self.first_step, total):
-            yield step
-            self.bar.update()
-        self.bar.close()
-        self.prefetcher.close()
+        self._asked = self._any_requested()
+        try:
+            for step in range(self.first_step, total):
+                if self._asked or (requested() and self.accelerator.num_processes == 1):
+                    self._leave(step)
+                yield step
+                self.bar.update()
+        except BaseException:  # GeneratorExit, where what was done with a step has raised
+            self._close()
+            raise
+        finally:
+            self.bar.close()
+            # a thread may be waiting for data that never comes
+            self.prefetcher.close(wait=False)
+
+    def _any_requested(self) -> bool:
+        """Whether any process was asked to stop."""
+        asked = torch.tensor(float(requested()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
+
+    def _leave(self, done: int) -> NoReturn:
+        """Commit `done` steps, and end the run."""
+        if done != self._committed:
+            if self.accelerator.is_main_process:
+                self.checkpoint(done)
+            self.accelerator.wait_for_everyone()
+        raise Interrupted(f"step {done} of {self.config.train.max_train_steps} is committed, {HOW_TO_GO_ON}")
+
+    def _close(self) -> None:
+        """Let go of the folder and the trackers; the processes stay together for what comes after training."""
+        self.lock.release()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def random(self, step: int, micro: int) -> BatchRandom:
         """Keyed draws for this process's rows of micro-batch `micro` of step `step`."""
@@ -200,16 +242,35 @@ class TrainingRun:
 
     def batch(self, step: int, micro: int) -> Batch:
         """This process's rows of micro-batch `micro` of step `step`, prepared while the step before was trained."""
-        return self.prefetcher(step, micro)
+        if micro == 0:
+            self.learner.keep_buffers()
+        try:
+            with self._interruptible(f"step {step} was not begun"):
+                return self.prefetcher(step, micro)
+        except Interrupted:
+            self.learner.restore_buffers()
+            self._leave(step)
 
     def accumulate(self, micro: int) -> AbstractContextManager[Any]:
         """Gradients are exchanged between processes at the last micro-batch only."""
-        last = micro == self.config.train.gradient_accumulation_steps - 1
+        last = micro == self.accumulation - 1
         return nullcontext() if last else self.accelerator.no_sync(self.objective)
 
     def optimizer_step(self, step: int, phase: Phase) -> None:
-        """Step and average each part that learns at this step."""
-        if "autoencoder" in self.learner.step(step, phase):
+        """Step and average each part that learns at this step, unless a loss or a gradient is not finite on any process.
+
+        Raises:
+            FloatingPointError: One line, when `train.max_nonfinite_steps` steps in a row were not finite.
+        """
+        norms = self.learner.clip(phase)
+        verdict, self._asked = self.guard.judge(step, self._terms, norms, self.learner.scale, requested())
+        if verdict == "finite":
+            for terms in self._terms:
+                for name, value in terms.items():
+                    self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+                self._count += 1
+        self._terms = []
+        if "autoencoder" in self.learner.step(step, phase, verdict):
             self._calibrate()
 
     def _calibrate(self) -> None:
@@ -221,37 +282,29 @@ class TrainingRun:
         self.module.calibrate(build_batches(self.config, self.dataset)(CALIBRATION_IMAGES, first).image)
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Add the terms of one micro-batch to the window that is logged next."""
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._count += 1
+        """Take the terms of one micro-batch, which enter the window that is logged next if their step is taken."""
+        self._terms.append({name: value.detach() for name, value in terms.items()})
 
     def log(self, step: int) -> None:
-        """Write the means of the window that ends with `step`, over it and over all processes, where one does.
-
-        Raises:
-            FloatingPointError: One line, when a loss is not finite.
-        """
+        """Write the means of the window that ends with `step`, over it and over all processes, where one does."""
         done = step + 1
         if done % self.config.train.logging_steps and done != self.config.train.max_train_steps:
             return
-        names = sorted(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._count
-        means = self.accelerator.reduce(means, reduction="mean")
-        last_log = dict(zip(names, means.tolist(), strict=True))
+        values: dict[str, float] = {}
+        if self._count:
+            names = sorted(self._sums)
+            means = torch.stack([self._sums[name] for name in names]) / self._count
+            means = self.accelerator.reduce(means, reduction="mean")
+            values = dict(zip(names, means.tolist(), strict=True))
         self._sums, self._count = {}, 0
-        if not all(np.isfinite(value) for value in last_log.values()):
-            raise FloatingPointError(
-                f"a loss is not finite at step {done}: {last_log}; the last checkpoint is good, "
-                "lower the learning rate or the gradient's norm and resume"
-            )
         if self.accelerator.is_main_process:
-            with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"step": done, **last_log}) + "\n")
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in last_log.items()})
+            self.metrics.append({"step": done, **values, **self.guard.counts()})
+            counts = {name: str(count) for name, count in self.guard.counts().items()}
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()} | counts)
             if self.config.train.report_to != "none":
                 waited = self.prefetcher.waited / (time.perf_counter() - self._started)
-                self.accelerator.log({**last_log, "data_wait_fraction": waited}, step=done)
+                logged = {**values, **self.guard.counts(), "data_wait_fraction": waited}
+                self.accelerator.log(logged, step=done)
 
     # What is written
 
@@ -263,9 +316,13 @@ class TrainingRun:
         due = done % train.checkpointing_steps == 0 or last
         if self.accelerator.is_main_process:
             if grid and self.dataset.image_size > 1:  # vectors cannot be looked at
-                self._sample_grid(done)
+                path = self.output_dir / "samples" / f"step_{done:08d}.png"
+                with self.learner.averaged() as module:
+                    draw_sample_grid(self.config, module, self.dataset, done, path)
             if due:
                 self.checkpoint(done)
+        if due:
+            self._committed = done
         if grid or due:
             self.accelerator.wait_for_everyone()
 
@@ -274,6 +331,7 @@ class TrainingRun:
         window = {name: float(value) for name, value in self._sums.items()}
         state = {
             **self.learner.state(),
+            "skipped": self.guard.state(),
             "seconds": self.elapsed(),
             "window": {"sums": window, "count": self._count},
         }
@@ -297,37 +355,14 @@ class TrainingRun:
         """Seconds of training, those before a resume included."""
         return self.seconds + time.perf_counter() - self._started
 
-    def _sample_grid(self, done: int) -> None:
-        """Held-out images, their reconstruction and, where the U-Net has begun, what it draws, as a PNG."""
-        _, held_out = self.dataset.split(self.config.data.held_out, self.config.train.seed)
-        picked = held_out[torch.linspace(0, len(held_out) - 1, 8).long()]
-        originals = self.dataset.images(picked)
-        with self.learner.averaged() as module:
-            pipeline = build_pipeline(self.config, module)
-            pipeline.set_progress_bar_config(disable=True)
-            rows, labels = [channels_last(originals)], ["input"]
-            if self.config.model.ivae and self.config.loss.rec > 0:
-                rows.append(to_uint8(pipeline.reconstruct(originals, "np")))
-                labels.append("iVAE")
-            if module.vae is not None:
-                rows.append(to_uint8(channels_last(autoencode(module.vae, to_float(originals)) / 2 + 0.5)))
-                labels.append("autoencoder")
-            if self.config.model.diffusion and done > self.config.optim_unet.start_step:
-                generators = [torch.Generator(self.accelerator.device).manual_seed(i) for i in range(8)]
-                given = {"images": originals} if self.config.model.ivae else {"batch_size": 8}
-                drawn = pipeline(**given, guidance_scale=1.0, generator=generators, output_type="np").images
-                rows.append(to_uint8(drawn))
-                labels.append("DDPM")
-        folder = self.output_dir / "samples"
-        folder.mkdir(exist_ok=True)
-        image_grid(rows, labels, folder / f"step_{done:08d}.png")
-
     def finish(self) -> Path:
         """Export `pipeline/` with the averaged weights, and the facts of the run; returns the folder."""
         folder = self.output_dir / "pipeline"
         if self.accelerator.is_main_process:
+            apart = ("step", "loss", *self.guard.counts())
             facts = {
                 "seed": self.config.train.seed,
+                "deterministic": self.config.train.deterministic,
                 "steps": self.config.train.max_train_steps,
                 "seconds": round(self.elapsed(), 1),
                 "images_per_second": round(
@@ -338,7 +373,9 @@ class TrainingRun:
                 ),
                 "num_processes": self.accelerator.num_processes,
                 "global_batch_size": self.global_batch_size,
-                "final_losses": self._final_losses(),
+                # of every term, also of those whose stage is over
+                "final_losses": {k: v for k, v in self.metrics.last().items() if k not in apart},
+                **self.guard.counts(),
                 "hardware": hardware(self.accelerator.device),
                 "command": command(),
             }
@@ -353,16 +390,8 @@ class TrainingRun:
                 or not (self.output_dir / "training.json").exists()
             ):
                 write_text(self.output_dir / "training.json", json.dumps(facts, indent=2) + "\n")
-            self.lock.release()
         self.accelerator.wait_for_everyone()
-        if self.config.train.report_to != "none":
-            self.accelerator.end_training()
+        self._close()
+        if self._any_requested():
+            raise Interrupted(f"training is done and saved, {HOW_TO_GO_ON}")
         return folder
-
-    def _final_losses(self) -> dict[str, float]:
-        """The last logged mean of every term, also of those whose stage is over."""
-        path, last = self.output_dir / "metrics.jsonl", {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                last.update(json.loads(line))
-        return {name: value for name, value in last.items() if name not in ("step", "loss")}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from idiff_hf.arguments import config_from_yaml, config_to_yaml, load_config
 from idiff_hf.config import Config, LossConfig, ModelConfig, TrainConfig
+from tests.faults.figures import Figure
 
 KEYS = [
     f"{group.name}.{item.name}" for group in fields(Config) for item in fields(getattr(Config(), group.name))
@@ -57,8 +58,9 @@ def swapped(key: str) -> str:
     )
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("key", KEYS)
-def test_a_mistyped_key_names_the_nearest(key: str, refusal: Refusal, tmp_path: Path) -> None:
+def test_a_mistyped_key_names_the_nearest(key: str, refusal: Refusal, tmp_path: Path, figure: Figure) -> None:
     typo = swapped(key)
     expected = f"unknown key '{typo}', did you mean '{key}'?"
     assert refusal(f"--{typo}", "1") == expected
@@ -66,6 +68,7 @@ def test_a_mistyped_key_names_the_nearest(key: str, refusal: Refusal, tmp_path: 
     group, _, leaf = typo.partition(".")
     path = write(tmp_path, f"{group}: {{{leaf}: 1}}")
     assert refusal("--config", path) == f"{path}: {expected}"
+    figure("F16", "mistyped keys, as a flag and in a file: exit code 2, one line, the nearest key named")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,7 @@ def test_flat_and_abbreviated_flags_are_refused(given_key: str, nearest: str, re
     assert refusal(f"--{given_key}", "1") == f"unknown key '{given_key}', did you mean '{nearest}'?"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -116,7 +120,7 @@ def test_flat_and_abbreviated_flags_are_refused(given_key: str, nearest: str, re
             "labels",
             "aux.name must be one of interval, uniform_posterior, normal, observed, bounds, factors, none, got labels",
         ),
-        ("train.mixed_precision", "fp16", "train.mixed_precision must be one of no, bf16, got fp16"),
+        ("train.mixed_precision", "fp8", "train.mixed_precision must be one of no, bf16, fp16, got fp8"),
         (
             "scheduler.solver",
             "ddim",
@@ -125,11 +129,14 @@ def test_flat_and_abbreviated_flags_are_refused(given_key: str, nearest: str, re
     ],
 )
 def test_a_wrong_type_or_choice_says_what_is_taken(
-    key: str, value: str, message: str, refusal: Refusal, tmp_path: Path
+    key: str, value: str, message: str, refusal: Refusal, tmp_path: Path, figure: Figure
 ) -> None:
     assert refusal(f"--{key}", value) == message
     group, _, leaf = key.partition(".")
     assert refusal("--config", write(tmp_path, f"{group}:\n  {leaf}: {value}\n")) == message
+    figure(
+        "F16", "wrong types and choices, as a flag and in a file: exit code 2, one line, what is taken named"
+    )
 
 
 @pytest.mark.parametrize("key", ["model.norm", "train.seed", "loss.kl", "model.channels", "train.output_dir"])
@@ -238,7 +245,8 @@ def test_any_text_is_a_config_or_one_value_error(text: str) -> None:
         assert str(error)
 
 
-def test_numbers_and_words_are_read_as_in_yaml_1_2() -> None:
+@pytest.mark.faults
+def test_numbers_and_words_are_read_as_in_yaml_1_2(figure: Figure) -> None:
     config = config_from_yaml(
         "loss: {kl: 1e-4, rec: 1E+2}\ntrain: {mixed_precision: no}\noptim_ivae: {stop_step: ~}"
     )
@@ -246,6 +254,7 @@ def test_numbers_and_words_are_read_as_in_yaml_1_2() -> None:
     assert config.loss.rec == 100.0
     assert config.train.mixed_precision == "no"
     assert config.optim_ivae.stop_step is None
+    figure("F16", "`1e-4` is a number")
 
 
 def test_lists_become_tuples_and_integers_floats(tmp_path: Path) -> None:

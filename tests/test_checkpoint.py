@@ -1,28 +1,19 @@
-"""Checkpoints come back bit for bit, and survive kills, full disks, damage and bad company."""
+"""Checkpoints come back bit for bit; what they survive is in `tests/faults`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import pickle
-import random
 import shutil
-import signal
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from idiff_hf import checkpoint, folders
+from idiff_hf import folders
 from idiff_hf.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -31,68 +22,9 @@ from idiff_hf.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from idiff_hf.folders import (
-    MANIFEST,
-    CheckpointError,
-    DamagedFolderError,
-    RunLock,
-    clean_leftovers,
-    commit_folder,
-    verify_folder,
-)
-
-FILES = (
-    "MANIFEST.json",
-    "config.yaml",
-    "ema.safetensors",
-    "model.safetensors",
-    "optimizer.safetensors",
-    "trainer.json",
-)
-
-
-def groups(step: int, size: int = 8) -> dict[str, dict[str, Tensor]]:
-    """Three groups that only a checkpoint of this step holds."""
-    return {
-        "model": {"weight": torch.full((size,), float(step)), "bias": torch.arange(3.0)},
-        "ema": {"weight": torch.full((size,), step + 0.5)},
-        "optimizer": {
-            "weight/exp_avg": torch.full((size,), -float(step)),
-            "weight/step": torch.tensor(float(step)),
-        },
-    }
-
-
-def commit(root: Path, step: int, size: int = 8, **options: Any) -> Path:
-    state = {"step": step, "best": 0.1}
-    return save_checkpoint(
-        root, step, groups(step, size), state, "seed: 0\n", metadata={"seed": 0}, **options
-    )
-
-
-def assert_is_step(folder: Path, step: int) -> None:
-    loaded = load_checkpoint(folder)
-    assert (loaded.step, loaded.state["step"]) == (step, step)
-    assert torch.all(loaded.tensors["model"]["weight"] == step)
-    assert torch.all(loaded.tensors["ema"]["weight"] == step + 0.5)
-    assert torch.all(loaded.tensors["optimizer"]["weight/exp_avg"] == -step)
-
-
-def names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir())
-
-
-def steps(*numbers: int) -> list[str]:
-    return [f"step-{number:08d}" for number in numbers]
-
-
-def refusal(call: Callable[[], object], kind: type[CheckpointError] = CheckpointError) -> str:
-    """The message of the refusal, which must be one line."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
+from idiff_hf.folders import MANIFEST, clean_leftovers, commit_folder, verify_folder
+from tests.faults.checkpoints import FILES, assert_is_step, commit, groups, names, refusal, steps
+from tests.faults.figures import Figure
 
 # Round trip
 
@@ -312,173 +244,6 @@ def test_commit_folder_does_not_replace_what_is_not_its_own(tmp_path: Path, kind
     assert names(tmp_path) == before
 
 
-# Damage
-
-
-def spoil(folder: Path, name: str, how: str, random_: random.Random) -> None:
-    path = folder / name
-    raw = bytearray(path.read_bytes())
-    if how == "delete":
-        path.unlink()
-        return
-    if how == "flip":
-        raw[random_.randrange(len(raw))] ^= 1 << random_.randrange(8)
-    elif how == "append":
-        raw += b"\0"
-    else:
-        del raw[0 if how == "empty" else random_.randrange(len(raw)) :]
-    path.write_bytes(raw)
-
-
-def test_two_hundred_mutations_are_found_before_a_live_tensor_changes(tmp_path: Path) -> None:
-    random_ = random.Random(0)
-    good, root = commit(tmp_path / "good", 2), tmp_path / "root"
-    commit(root, 1)
-    cases = [(name, how) for name in FILES for how in ("delete", "empty", "append", *["truncate"] * 8)]
-    cases += [(name, "flip") for name in FILES for _ in range(23)]
-    live = groups(0)
-    found = 0
-    for name, how in cases:
-        folder = root / "step-00000002"
-        shutil.copytree(good, folder)
-        spoil(folder, name, how, random_)
-
-        def restore(folder: Path = folder) -> None:
-            loaded = load_checkpoint(folder)
-            for group, tensors in live.items():
-                match_tensors(tensors, loaded.tensors[group], group)
-            for group, tensors in live.items():
-                for key, tensor in tensors.items():
-                    tensor.copy_(loaded.tensors[group][key])
-
-        message = refusal(restore, DamagedFolderError)
-        assert repr(name) in message, message
-        assert latest_checkpoint(root) == root / "step-00000001"
-        assert all(torch.equal(live[g][key], x) for g, of in groups(0).items() for key, x in of.items())
-        found += 1
-    assert found == len(cases) == 204
-    assert sum(".corrupt-" in name for name in names(root)) == 204
-    assert_is_step(root / "step-00000001", 1)
-
-
-def test_every_byte_of_the_manifest_counts(tmp_path: Path) -> None:
-    folder = commit(tmp_path, 1)
-    raw = (folder / MANIFEST).read_bytes()
-    with (folder / MANIFEST).open("r+b", buffering=0) as file:
-        for position, byte in enumerate(raw):
-            for bit in (0, 5):  # bit 5 is the case of a letter
-                os.pwrite(file.fileno(), bytes([byte ^ 1 << bit]), position)
-                with pytest.raises(DamagedFolderError, match="was altered or truncated"):
-                    verify_folder(folder)
-            os.pwrite(file.fileno(), bytes([byte]), position)
-    assert_is_step(folder, 1)
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"[]",
-        b'"text"',
-        b"{}",
-        b"1e999",
-        b"\xff",
-        b"[" * 100_000,
-        b'{"a": NaN}',
-        b"9" * 5000,
-        b'{"files": []}',
-    ],
-)
-def test_a_manifest_of_another_form_is_refused(tmp_path: Path, raw: bytes) -> None:
-    folder = commit(tmp_path, 1)
-    (folder / MANIFEST).write_bytes(raw)
-    assert "'MANIFEST.json' was altered or truncated" in refusal(
-        lambda: verify_folder(folder), DamagedFolderError
-    )
-
-
-def test_company_in_a_folder_is_refused(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("seed: 0\n")
-    folder = commit(tmp_path, 1)
-
-    (folder / "extra.bin").write_bytes(b"")
-    assert refusal(lambda: verify_folder(folder), DamagedFolderError) == (
-        f"{folder}: 'extra.bin' is not in the manifest"
-    )
-    (folder / "extra.bin").unlink()
-
-    (folder / "config.yaml").unlink()
-    (folder / "config.yaml").symlink_to(secret)
-    message = f"{folder}: 'config.yaml' is a link or a special file"
-    assert refusal(lambda: load_checkpoint(folder), DamagedFolderError) == message
-    (folder / "config.yaml").unlink()
-    os.mkfifo(folder / "config.yaml")
-    assert refusal(lambda: load_checkpoint(folder), DamagedFolderError) == message
-
-
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret"])
-def test_a_manifest_cannot_reach_outside_its_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / "secret").write_text("x")
-    folder = commit(tmp_path, 1)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    del manifest["manifest_sha256"]
-    manifest["files"][name] = folders._fingerprint(tmp_path / "secret")
-    (folder / MANIFEST).write_bytes(folders._sealed(manifest))
-    assert refusal(lambda: verify_folder(folder), DamagedFolderError) == f"{folder}: {name!r} is missing"
-
-
-class Bomb:
-    """Pickles to a call that leaves a file behind where it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.canary),))
-
-
-@pytest.mark.parametrize("name", [*FILES, "optimizer.bin", "random_states_0.pkl", "scaler.pt"])
-@pytest.mark.parametrize("resealed", [False, True])
-@pytest.mark.parametrize("protocol", [0, 4])
-def test_a_planted_pickle_never_runs(tmp_path: Path, name: str, resealed: bool, protocol: int) -> None:
-    canary, root = tmp_path / "canary", tmp_path / "root"
-    folder = commit(root, 1)
-    bomb = pickle.dumps(Bomb(canary), protocol)
-    if resealed and name != MANIFEST:
-        with commit_folder(folder, metadata={"step": 1}) as again:
-            shutil.copytree(folder, again, dirs_exist_ok=True)
-            (again / name).write_bytes(bomb)
-        # What is plain text to begin with, or read by nobody, is not refused, and does not run either.
-        if name in FILES and (name, protocol) != ("config.yaml", 0):
-            assert "holds what was committed, but no checkpoint" in refusal(lambda: load_checkpoint(folder))
-        else:
-            load_checkpoint(folder)
-    else:
-        (folder / name).write_bytes(bomb)
-        refusal(lambda: load_checkpoint(folder), DamagedFolderError)
-        assert latest_checkpoint(root) is None
-    assert not canary.exists()
-    pickle.loads(bomb)
-    assert canary.exists()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
-    folder = commit(tmp_path, 1)
-    tensors = {"a": torch.ones(2), "b": torch.tensor([1.0, value]).bfloat16()}
-    with commit_folder(folder, metadata={"step": 1}) as again:
-        shutil.copytree(folder, again, dirs_exist_ok=True)
-        (again / "ema.safetensors").write_bytes(save(tensors))
-    assert refusal(lambda: load_checkpoint(folder)) == f"{folder}: tensor 'ema/b' holds NaN or infinity"
-
-
-def test_a_committed_folder_without_a_step_is_no_checkpoint(tmp_path: Path) -> None:
-    with commit_folder(tmp_path / "pipeline", metadata={}):
-        pass
-    message = refusal(lambda: load_checkpoint(tmp_path / "pipeline"))
-    assert message == f"{tmp_path / 'pipeline'} holds what was committed, but no checkpoint: KeyError('step')"
-
-
 def test_tensors_that_do_not_fit_are_refused() -> None:
     live = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
     match_tensors(live, {name: tensor.clone() for name, tensor in live.items()}, "model")
@@ -527,10 +292,11 @@ def train(model: nn.ModuleDict, optimizer: torch.optim.Optimizer, first: int, la
         optimizer.zero_grad()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("order", [LAYERS, ("frozen", "second", "first")])
 @pytest.mark.parametrize("foreach", [False, True])
 def test_optimizer_is_restored_by_name_and_goes_on_bit_for_bit(
-    tmp_path: Path, order: tuple[str, ...], foreach: bool
+    tmp_path: Path, order: tuple[str, ...], foreach: bool, figure: Figure
 ) -> None:
     model = layers(LAYERS)
     optimizer = adamw(model, foreach=foreach)
@@ -555,6 +321,8 @@ def test_optimizer_is_restored_by_name_and_goes_on_bit_for_bit(
     assert actual["first.weight/step"].item() == 10
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in model.state_dict().items())
+    if order != LAYERS:
+        figure("F6", "parts registered in another order: equal bit for bit")
 
 
 def test_optimizer_keeps_its_hyperparameters_and_drops_other_state() -> None:
@@ -608,279 +376,3 @@ def test_optimizer_state_that_cannot_be_named_is_refused() -> None:
     assert refusal(lambda: optimizer_tensors(optimizer, model.named_parameters())) == (
         "optimizer: cannot save 'step' of first.weight: int"
     )
-
-
-# Kills, full disks, locks: in processes of their own
-
-# Imports the checkpoint module without the rest of the package, and forks one process for each line it is given.
-HOST = """
-import json, os, signal, sys, time, types
-from pathlib import Path
-package = sys.modules["idiff_hf"] = types.ModuleType("idiff_hf")
-package.__path__ = [str(Path(sys.argv[1]).parent)]
-from idiff_hf import checkpoint, folders
-import torch
-torch.set_num_threads(1)
-
-def commit(root, step, size, limit):
-    tensors = {
-        "model": {"weight": torch.full((size,), float(step)), "bias": torch.arange(3.0)},
-        "ema": {"weight": torch.full((size,), step + 0.5)},
-        "optimizer": {"weight/exp_avg": torch.full((size,), -float(step))},
-    }
-    state = {"step": step, "best": 0.1}
-    checkpoint.save_checkpoint(root, step, tensors, state, "seed: 0\\n", metadata={}, total_limit=limit)
-
-def save_forever(root, step, size, limit):
-    while True:
-        began = time.perf_counter()
-        commit(Path(root), step, size, limit)
-        with open(root + ".log", "a") as log:
-            log.write(f"{step} {time.perf_counter() - began}\\n")
-        step += 1
-
-def save_and_die(root, step, limit, operations):
-    left = operations
-    def counted(function):
-        def call(*args, **kwargs):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return function(*args, **kwargs)
-        return call
-    for name in ("rename", "fsync", "unlink", "rmdir", "mkdir"):
-        setattr(os, name, counted(getattr(os, name)))
-    Path.write_bytes = counted(Path.write_bytes)
-    commit(Path(root), step, 8, limit)
-
-def save_with_small_files(root, step, size, most):
-    import resource
-    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, unlimited))
-    try:
-        commit(Path(root), step, size, None)
-    except folders.CheckpointError as error:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
-        Path(root + ".log").write_text(str(error))
-        os._exit(3)
-
-def lock_and_fork(root):
-    folders.RunLock(Path(root)).acquire()
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-        os._exit(0)
-    Path(root + ".pid").write_text(str(child))
-    time.sleep(60)
-
-for line in sys.stdin:
-    name, arguments = json.loads(line)
-    process = os.fork()
-    if process == 0:
-        try:
-            globals()[name](*arguments)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(process, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-
-
-class Host:
-    """Starts processes that import nothing, since they are forks of one that has."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", HOST, str(checkpoint.__file__)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def start(self, name: str, *arguments: object) -> int:
-        """Runs a function of `HOST` in a new process and returns its id."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(
-            json.dumps([name, [str(a) if isinstance(a, Path) else a for a in arguments]]) + "\n"
-        )
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def wait(self) -> int:
-        """The exit code of the process that was started, or minus the signal that ended it."""
-        assert self.process.stdout
-        return int(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    started = Host()
-    yield started
-    assert started.process.stdin and started.process.stdout
-    started.process.kill()
-    started.process.wait()
-    started.process.stdin.close()
-    started.process.stdout.close()
-
-
-def test_kill_at_random_moments_loses_nothing(host: Host, tmp_path: Path) -> None:
-    random_ = random.Random(0)
-    root, log = tmp_path / "root", tmp_path / "root.log"
-    step, mid_save = 1, 0
-    for _ in range(12):
-        known = log.stat().st_size if log.exists() else 0
-        process = host.start("save_forever", root, step, 1_000_000, 2)
-        deadline = time.monotonic() + 60
-        while (log.stat().st_size if log.exists() else 0) == known:
-            assert time.monotonic() < deadline, "no save within a minute"
-            time.sleep(0.002)
-        # At any moment of the next save, however long one takes on this machine.
-        time.sleep(random_.random() * float(log.read_text().splitlines()[-1].split()[1]))
-        os.kill(process, signal.SIGKILL)
-        assert host.wait() == -signal.SIGKILL
-
-        acknowledged = int(log.read_text().splitlines()[-1].split()[0])
-        mid_save += any(name.startswith(".") for name in names(root))
-        visible = [name for name in names(root) if not name.startswith(".")]
-        assert all(verify_folder(root / name) for name in visible)
-        clean_leftovers(root)
-        assert names(root) == visible
-        newest = latest_checkpoint(root)
-        assert newest is not None
-        step = load_checkpoint(newest).step
-        assert step in (acknowledged, acknowledged + 1)
-        assert_is_step(newest, step)
-        step += 1
-    assert mid_save >= 4, "the kills missed the saves"
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_kill_before_each_operation_of_a_save(host: Host, tmp_path: Path, again: bool) -> None:
-    """A save with rotation (limit 2), and one that replaces its own step, die at every place they can."""
-    start = tmp_path / "start"
-    commit(start, 1)
-    commit(start, 2)
-    step = 2 if again else 3
-    seen = set()
-    for operations in range(100):
-        root = tmp_path / f"root{operations}"
-        shutil.copytree(start, root)
-        host.start("save_and_die", root, step, 2, operations)
-        ended = host.wait()
-        assert ended in (0, -signal.SIGKILL)
-        visible = [name for name in names(root) if not name.startswith(".")]
-        assert all(verify_folder(root / name) for name in visible)
-        seen.add(tuple(visible))
-        clean_leftovers(root)
-        whole = names(root)
-        assert whole in ([steps(1, 2)] if again else [steps(1, 2), steps(1, 2, 3), steps(2, 3)])
-        newest = latest_checkpoint(root)
-        assert newest == root / whole[-1]
-        assert_is_step(newest, int(whole[-1][-8:]))
-        commit(root, 4, total_limit=2)
-        assert names(root) == steps(int(whole[-1][-8:]), 4)
-        if ended == 0:
-            break
-    else:
-        pytest.fail("the save never ended")
-    assert operations > 15
-    between = tuple(steps(1)) if again else tuple(steps(1, 2, 3))
-    assert between in seen, "the kill between the renames was not tried"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_full_disk_leaves_earlier_checkpoints_whole(small_disk: Path) -> None:
-    root, size, page = small_disk / "root", 40_000, 4096
-    commit(root, 1, size)
-    failed = 0
-    for pages in range(0, 140, 7):
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(b"")
-        free = os.statvfs(small_disk).f_bavail - pages
-        ballast.write_bytes(bytes(free * page))
-        message = ""
-        try:
-            commit(root, 2, size)
-        except CheckpointError as error:
-            message = str(error)
-        if not message:
-            break
-        assert message.startswith(f"cannot write {root / 'step-00000002'}: ") and "\n" not in message
-        assert "No space left on device" in message
-        assert names(root) == steps(1)
-        assert latest_checkpoint(root) == root / "step-00000001"
-        failed += 1
-    assert failed >= 15
-    assert names(root) == steps(1, 2)
-    assert_is_step(root / "step-00000001", 1)
-    assert_is_step(root / "step-00000002", 2)
-
-
-def test_read_only_disk_gives_one_line(small_disk: Path) -> None:
-    root = small_disk / "root"
-    folder = commit(root, 1)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert "Read-only file system" in refusal(lambda: commit(root, 2))
-    assert "Read-only file system" in refusal(RunLock(root).acquire)
-    assert latest_checkpoint(root) == folder
-    assert_is_step(folder, 1)
-
-
-def test_a_write_that_fails_half_way_leaves_no_folder(host: Host, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    commit(root, 1)
-    for most in (0, 500, 5000):
-        host.start("save_with_small_files", root, 2, 10_000, most)
-        assert host.wait() == 3
-        message = (tmp_path / "root.log").read_text()
-        assert message.startswith(f"cannot write {root / 'step-00000002'}: ") and "File too large" in message
-        assert names(root) == steps(1)
-    assert_is_step(root / "step-00000001", 1)
-
-
-def test_a_folder_removed_while_running_is_made_again(tmp_path: Path) -> None:
-    commit(tmp_path / "run" / "checkpoints", 1)
-    shutil.rmtree(tmp_path / "run")
-    assert_is_step(commit(tmp_path / "run" / "checkpoints", 2, total_limit=2), 2)
-
-
-def test_a_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    message = f"{folder} is in use by another run: use another folder"
-    with RunLock(folder) as lock:
-        assert refusal(RunLock(folder).acquire) == message
-        assert refusal(lock.acquire) == message
-        assert refusal(RunLock(folder).acquire) == message, "the failed attempts did not lose the lock"
-    second = RunLock(folder)
-    second.acquire()
-    second.release()
-    second.release()
-    (tmp_path / "file").write_text("")
-    assert refusal(RunLock(tmp_path / "file").acquire).startswith(f"cannot lock {tmp_path / 'file'}: ")
-
-
-def test_a_killed_run_loses_its_lock_even_when_a_worker_lives_on(host: Host, tmp_path: Path) -> None:
-    folder, file = tmp_path / "run", tmp_path / "run.pid"
-    process = host.start("lock_and_fork", folder)
-    deadline = time.monotonic() + 30
-    while not (file.exists() and file.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    worker = int(file.read_text())
-    assert refusal(RunLock(folder).acquire).endswith("is in use by another run: use another folder")
-    os.kill(process, signal.SIGKILL)
-    assert host.wait() == -signal.SIGKILL
-    os.kill(worker, 0)
-    with RunLock(folder):
-        pass
-    os.kill(worker, signal.SIGKILL)

@@ -9,15 +9,27 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "folders", "annealing", "determinism", "processes"},
-    {"random", "distributions", "arguments", "stages", "baselines", "model_types"},
-    {"data", "models", "schedulers", "guidance", "metrics", "divergence"},
+    {"config", "folders", "annealing", "determinism", "processes", "interruption"},
+    {"random", "distributions", "arguments", "stages", "baselines", "model_types", "run_log"},
+    {"data", "models", "schedulers", "guidance", "metrics", "divergence", "guards"},
     {"timesteps", "pipelines"},
     {"losses"},
     {"builders", "checkpoint", "figures", "provenance"},
-    {"learner", "readback", "data_figures", "metric_figures", "describe", "sensitivity", "sampler_curve"},
+    {
+        "learner",
+        "validation",
+        "replay",
+        "readback",
+        "drawing",
+        "data_figures",
+        "metric_figures",
+        "describe",
+        "sensitivity",
+        "sampler_curve",
+    },
     {"training", "evaluation", "pipeline_scores", "hub"},
-    {"dry_run", "cli"},
+    {"dry_run", "publishing", "demo"},
+    {"cli"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(

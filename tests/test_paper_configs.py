@@ -28,7 +28,11 @@ ALIKE = (
     *("paper/table5_normal", "paper/table9_seeds", "paper/section3.3_frozen_bad"),
 )
 """Of the same kind as another config, apart from numbers: with the slow ones."""
-NAMES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+NAMES = sorted(
+    path.relative_to(CONFIGS).with_suffix("").as_posix()
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "accelerate"  # those are for `accelerate launch`
+)
 
 # Typed from the paper: file, table and row, Discrete MIG, Spearman MCC, Disentanglement, Modularity.
 TABLES = """

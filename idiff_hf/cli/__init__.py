@@ -2,7 +2,8 @@
 
 Each module here is a command: `add` describes its arguments, `run` does it. What is heavy is imported by `run`, so that `--help` is quick.
 
-Exit codes: 0 done, 2 an input was refused (one line on stderr says which and what to do).
+Exit codes: 0 done, 2 an input was refused or training cannot go on (one line on stderr says which and what to do), 143 a signal ended
+training, and what was done is saved.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import bench, data, evaluate, figures, metrics, sensitivity, train
+from . import bench, data, demo, evaluate, figures, metrics, publish, replay, sensitivity, train
 
 EXAMPLES = """examples:
   idiff train --config configs/quickstart.yaml --train.seed 1    train on one process
+  idiff replay runs/quickstart                                   see what was not finite in a step that was skipped
   idiff evaluate runs/quickstart                                 measure a finished run again
   idiff evaluate runs/quickstart --real real_images.npz          add the factors read from real 3D Shapes images
   idiff evaluate runs/quickstart/pipeline --data.image_size 32   score a pipeline on any dataset that it fits
+  idiff evaluate user/name --data.name shapes3d                  score a pipeline that is on the Hugging Face Hub
+  idiff publish runs/quickstart --repo user/name --private       put it there: weights, results, figures, card
+  idiff demo runs/quickstart                                     move its latents by sliders, in a browser
   idiff sensitivity runs/quickstart                              how much the U-Net depends on each latent at each time
   idiff bench samplers runs/quickstart                           error and factors read back against calls of the U-Net
   idiff bench precision runs/quickstart                          bfloat16, float16, torch.compile against float32
@@ -26,7 +31,7 @@ EXAMPLES = """examples:
   idiff data describe --config configs/own_images.yaml           the same of the images that a config names
   idiff figures data --out figures                               the paper's Figures 3, 4, 8 and 9
 """
-COMMANDS = (train, evaluate, sensitivity, metrics, data, figures, bench)
+COMMANDS = (train, replay, evaluate, publish, demo, sensitivity, metrics, data, figures, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

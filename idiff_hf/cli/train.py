@@ -11,7 +11,12 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Train; returns the exit code."""
+    """Train; returns the exit code, unless a signal ended it."""
     from train_ivae_ddpm import main
 
-    return main(arguments)
+    from ..interruption import EXIT_CODE, exit_with
+
+    code = main(arguments)
+    if code == EXIT_CODE:
+        exit_with(code)
+    return code

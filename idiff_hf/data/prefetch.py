@@ -57,7 +57,7 @@ class Prefetcher:
         self.waited += time.perf_counter() - started
         return batch
 
-    def close(self) -> None:
-        """End the threads; batches that nobody asked for are dropped."""
+    def close(self, wait: bool = True) -> None:
+        """End the threads, and wait for that or not; batches that nobody asked for are dropped."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)

@@ -29,6 +29,7 @@ from idiff_hf.data.files import (
     read_grid_file,
 )
 from idiff_hf.data.shapes3d import Shapes3D
+from tests.faults.figures import Figure
 
 SPACE = FactorSpace(("hue", "size", "angle"), (2, 3, 4))
 LAYOUT = FileLayout(
@@ -120,7 +121,8 @@ def test_a_label_that_is_no_value_is_refused(tmp_path: Path, value: float, shown
         read(path)
 
 
-def test_every_combination_must_be_there_once(tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_every_combination_must_be_there_once(tmp_path: Path, figure: Figure) -> None:
     # Row 6 = (0, 1, 2) is written as row 20 = (1, 2, 0): the first is missing and the second is there twice.
     labels = LABELS.copy()
     labels[6] = LABELS[20]
@@ -136,6 +138,7 @@ def test_every_combination_must_be_there_once(tmp_path: Path) -> None:
         ValueError, match=r"labels hue 0, size 1, angle 2 occurs 2 times, expected every comb.* once$"
     ):
         read(path)
+    figure("F18", "refused in one line")
 
 
 def test_without_labels_images_are_in_the_order_of_the_rows(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from idiff_hf.data.bound_columns import BoundColumns
 from idiff_hf.data.observed_columns import ObservedColumns
 from idiff_hf.data.own import open_own
 from idiff_hf.random import BatchRandom
+from tests.faults.figures import Figure
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS = DataConfig(name="own", path=str(EXAMPLES / "digits"), image_size=32, color="grey")
@@ -279,11 +280,13 @@ def test_bad_columns(tmp_path: Path, columns: dict[str, tuple[str, ...]], messag
     assert not (tmp_path / "cache").exists()
 
 
-def test_one_row(tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_one_row(tmp_path: Path, figure: Figure) -> None:
     with pytest.raises(
         ValueError, match="set has one row; give at least two, one to train on and one to hold out"
     ):
         open_own(write(tmp_path / "set", pixels(1)))
+    figure("F18", "refused in one line")
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
@@ -306,6 +309,7 @@ def test_a_corrupt_picture_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -320,7 +324,7 @@ def test_a_corrupt_picture_leaves_nothing(tmp_path: Path) -> None:
         (np.zeros((4, 16), np.uint8), r"images\.npy has shape \(4, 16\); give \(N, H, W\) or \(N, H, W, C\)"),
     ],
 )
-def test_bad_arrays(tmp_path: Path, images: np.ndarray, message: str) -> None:
+def test_bad_arrays(tmp_path: Path, images: np.ndarray, message: str, figure: Figure) -> None:
     (tmp_path / "set").mkdir()
     np.save(tmp_path / "set" / "images.npy", images)
     config = DataConfig(
@@ -328,6 +332,7 @@ def test_bad_arrays(tmp_path: Path, images: np.ndarray, message: str) -> None:
     )
     with pytest.raises(ValueError, match=message):
         open_own(config)
+    figure("F18", "refused in one line")
 
 
 # The example

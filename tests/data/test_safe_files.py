@@ -25,6 +25,7 @@ from scipy.io import loadmat, savemat
 from idiff_hf.data.factors import FactorSpace
 from idiff_hf.data.files import FileLayout, read_grid_file
 from idiff_hf.data.safe_files import Wanted, load_mat
+from tests.faults.figures import Figure
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches files and memory as Linux lets one")
 
@@ -253,6 +254,7 @@ def test_hdf5_that_is_not_what_it_should_be(
     assert message in refused(tmp_path / "bad.h5")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -266,12 +268,15 @@ def test_hdf5_that_is_not_what_it_should_be(
         (LABELS + 1, "hue is 2 in row 12, expected one of 0, 1"),
     ],
 )
-def test_labels_that_are_not_what_they_should_be(tmp_path: Path, labels: np.ndarray, message: str) -> None:
+def test_labels_that_are_not_what_they_should_be(
+    tmp_path: Path, labels: np.ndarray, message: str, figure: Figure
+) -> None:
     with h5py.File(tmp_path / "bad.h5", "w") as file:
         file["images"], file["labels"] = IMAGES, labels
     np.savez(tmp_path / "bad.npz", images=IMAGES, labels=labels)
     assert message in refused(tmp_path / "bad.h5")
     assert message.replace("(24, 3)", "(24, 3) or (2, 3, 4, 3)") in refused(tmp_path / "bad.npz")
+    figure("F18", "refused in one line")
 
 
 def test_what_is_no_such_file_at_all(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from idiff_hf.data.tables import Table, open_table
+from tests.faults.figures import Figure
 
 
 @pytest.fixture(autouse=True)
@@ -481,7 +482,8 @@ def test_image_columns_of_folders(folder: Path) -> None:
         open_table(str(folder), "train", "photo")
 
 
-def test_folders_of_nothing_and_of_two_kinds(folder: Path) -> None:
+@pytest.mark.faults
+def test_folders_of_nothing_and_of_two_kinds(folder: Path, figure: Figure) -> None:
     (folder / "a.npy").write_bytes(b"")
     with pytest.raises(
         ValueError, match=r"holds 0\.png as well as a\.npy; give a folder of one kind of file"
@@ -491,6 +493,7 @@ def test_folders_of_nothing_and_of_two_kinds(folder: Path) -> None:
     empty.mkdir()
     with pytest.raises(ValueError, match=r"empty holds no pictures \(\.png, .*\), \.npy or \.parquet files"):
         open_table(str(empty), "train", "image")
+    figure("F18", "refused in one line")
 
 
 @pytest.mark.parametrize(

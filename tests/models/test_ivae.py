@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from idiff_hf import AdditiveConditioning, IVAEModel
 from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
+from tests.faults.figures import Figure
 
 
 def tiny(**changes: object) -> IVAEModel:
@@ -280,7 +281,10 @@ def edit_tensors(folder: Path, change: object) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_missing_unexpected_and_misshapen_tensors_and_unknown_keys_are_errors(tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_missing_unexpected_and_misshapen_tensors_and_unknown_keys_are_errors(
+    tmp_path: Path, figure: Figure
+) -> None:
     def saved(name: str) -> Path:
         tiny().save_pretrained(tmp_path / name)
         return tmp_path / name
@@ -294,6 +298,14 @@ def test_missing_unexpected_and_misshapen_tensors_and_unknown_keys_are_errors(tm
     edit_tensors(saved("shape"), lambda tensors: tensors.update({"encoder.0.bias": torch.zeros(3)}))
     with pytest.raises(ValueError, match=r"encoder.0.bias"):
         IVAEModel.from_pretrained(tmp_path / "shape")
+    edit_tensors(
+        saved("type"), lambda tensors: tensors.update({"encoder.0.bias": torch.zeros(8, dtype=torch.int64)})
+    )
+    with pytest.raises(
+        ValueError, match=r"can't be loaded as IVAEModel: tensor 'encoder.0.bias' is I64, not a float"
+    ):
+        IVAEModel.from_pretrained(tmp_path / "type")
+    figure("F26", "4 of 4 refused in one line that names the tensor")
     path = saved("key") / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "latent_dmi": 3}))
     with pytest.raises(ValueError, match="has keys that IVAEModel does not know: latent_dmi"):

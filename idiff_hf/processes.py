@@ -1,0 +1,74 @@
+"""What several processes do together, beside training: work shared over them, and what they are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+from torch import Tensor
+from tqdm.auto import tqdm
+
+Result = TypeVar("Result")
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""Launchers that cut a model into pieces, by the variable with which `accelerate launch` asks for each."""
+
+
+def process_state() -> PartialState:
+    """Which of how many processes this one is, and its device.
+
+    `PartialState()` alone, unlike `Accelerator()`, overlooks `ACCELERATE_USE_CPU` and with it all other processes on a CPU.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def refuse_shards() -> None:
+    """Refuse a launch that would leave each process a piece of the model only.
+
+    Averages, clipping by parts, checkpoints and the exported pipeline are of whole tensors (`docs/scaling.md`). Accelerate itself would
+    stop on GPUs because it is given no optimiser, and on CPUs train without shards and say nothing.
+
+    Raises:
+        ValueError: One line.
+    """
+    for variable, name in SHARDED.items():
+        if parse_flag_from_env(variable):
+            raise ValueError(
+                f"launched with {name}, which cuts the model into pieces: every process here holds all of it; "
+                "launch with distributed_type: MULTI_GPU, as in configs/accelerate/gpus.yaml"
+            )
+
+
+def map_batches(
+    function: Callable[[Tensor], Result],
+    rows: Tensor,
+    batch_size: int,
+    *,
+    shared: bool = False,
+    progress: str | None = None,
+) -> list[Result]:
+    """What a function gives of each batch of `rows`, in their order.
+
+    Args:
+        function: Of row numbers `(batch_size,)`, fewer in the last batch.
+        rows: Row numbers, `(N,)`.
+        batch_size: The same for any number of processes, for a number may differ in its last bits when it is computed in another batch.
+        shared: Each process does a part of the batches, and every one has all results; then every process has to call this. What is
+            returned travels between processes: put it on the CPU.
+        progress: Name of a bar, shown by the first process.
+    """
+    state = process_state()
+    batches = rows.split(batch_size)
+    if shared:
+        own = torch.arange(len(batches)).tensor_split(state.num_processes)[state.process_index].tolist()
+        batches = tuple(batches[i] for i in own)
+    bar = tqdm(batches, desc=progress, disable=progress is None or not state.is_main_process)
+    results = [function(batch) for batch in bar]
+    return gather_object(results) if shared else results
