@@ -97,7 +97,7 @@ def launch(config: Config, processes: int) -> None:
         str(path),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((Path(config.train.output_dir) / "training.json").read_text())
     assert record["num_processes"] == processes
@@ -105,6 +105,7 @@ def launch(config: Config, processes: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_processes_equal_one_and_a_run_may_change_between_them(tmp_path: Path, figure: Figure) -> None:
     """The same global batch of 16 on 1 process, on 2, and 2 -> 2, 2 -> 1 and 1 -> 2 half-way."""
     one = joint(tiny_config(tmp_path / "one", max_train_steps=6))

@@ -6,6 +6,8 @@ Gradio is told to send nothing home before it is imported. What a browser sends 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
@@ -317,7 +319,7 @@ def serve(
     hostname: str | None = None,
     auth_user: str | None = None,
 ) -> None:
-    """Show the page until Ctrl-C, at the address that is printed.
+    """Show the page until Ctrl-C or SIGTERM, from the main thread, at the address that is printed.
 
     Args:
         explorer: The model.
@@ -348,6 +350,8 @@ def serve(
             )
         except OSError as error:
             raise ValueError(f"the explorer can't listen at {host}: {' '.join(str(error).split())}") from None
+        # by default SIGTERM would end the process at once, and leave the folder
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         print(f"{page.local_url} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 

@@ -250,9 +250,15 @@ def test_a_hundred_clicks_at_once_leave_it_as_it_was(server: Server, figure: Fig
     )
 
 
-def test_beyond_this_machine_it_asks_who_is_there(model: Path) -> None:
+def test_beyond_this_machine_it_asks_who_is_there(model: Path, tmp_path: Path) -> None:
     running = Server(
-        model, "--no_data", "--host", "127.0.0.2", "--auth_user", "me", **{AUTH_VARIABLE: "s3cret"}
+        model,
+        "--no_data",
+        "--host",
+        "127.0.0.2",
+        "--auth_user",
+        "me",
+        **{AUTH_VARIABLE: "s3cret", "TMPDIR": str(tmp_path)},
     )
     try:
         url = running.url.replace("127.0.0.1", "127.0.0.2")
@@ -262,9 +268,13 @@ def test_beyond_this_machine_it_asks_who_is_there(model: Path) -> None:
             assert client.post("/login", data={"username": "me", "password": "s3cret"}).status_code == 200
             assert client.get("/config").status_code == 200
             assert client.get("/config", headers={"host": "evil.example"}).status_code == 400
+            assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 200
+        assert list(tmp_path.glob("idiff_demo_*/*/*"))
         assert "s3cret" not in running.printed
     finally:
         running.stop()
+    # what was uploaded goes with it
+    assert running.process.returncode == 143 and not list(tmp_path.glob("idiff_demo_*"))
 
 
 @pytest.mark.browser
