@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
         help="how much a U-Net's prediction depends on each latent at each time: a table and a heat map",
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
-    parser.add_argument("model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name")
+    parser.add_argument(
+        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
+    )
     parser.add_argument(
         "--method",
         choices=("jacobian", "captum"),

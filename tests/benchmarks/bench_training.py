@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -45,9 +44,8 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 GROWTH = {
     "as it is": {},
     "64 x 64 pixels": {"image_size": 64},
-    "batch of 64": {"batch": 64},
     "batch of 128": {"batch": 128},
-    "U-Net of 48 channels": {"width": 48},
+    "U-Net of 64 channels": {"width": 64},
     "U-Net of 192 channels": {"width": 192},
 }
 
@@ -144,15 +142,13 @@ def two_processes(folder: Path, options: argparse.Namespace) -> str:
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(2):
         for name in list(kinds)[:: 1 if turn == 0 else -1]:
-            started = []
-            for processes, core in kinds[name]:
-                out = folder / f"{name}_{turn}_{core}"
-                started.append((_launch(out, processes, core, options), out.with_suffix(".json")))
-            rate = 0.0
-            for process, path in started:
+            outs = [(folder / f"{name}_{turn}_{core}", size, core) for size, core in kinds[name]]
+            started = [process for out in outs for process in _launch(*out, options)]
+            for process in started:
                 if process.wait() != 0:
                     raise SystemExit(f"error: {name} ended with exit code {process.returncode}")
-                rate += json.loads(path.read_text(encoding="utf-8"))
+            files = [out.with_suffix(".json") for out, _, _ in outs]
+            rate = sum(json.loads(path.read_text(encoding="utf-8")) for path in files)
             rates[name].append(rate)
     twice = [2.0 * rate for rate in rates["one"]]
     return table(
@@ -164,16 +160,24 @@ def two_processes(folder: Path, options: argparse.Namespace) -> str:
     )
 
 
-def _launch(out: Path, processes: int, core: int, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+def _launch(
+    out: Path, processes: int, core: int, options: argparse.Namespace
+) -> list[subprocess.Popen[bytes]]:
+    """So many processes that train together, on cores from `core` on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["torch.distributed.run", f"--nproc_per_node={processes}", "--master_addr=127.0.0.1"]
-    command = [sys.executable, "-m", *launcher, f"--master_port={port}", __file__]
-    command += ["--process_of", str(out), f"--processes={processes}", f"--core={core}"]
-    command += [f"--seconds={options.seconds}", *(["--tiny"] * options.tiny)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, __file__, "--process_of", str(out)]
+    command += [f"--processes={processes}", f"--core={core}", f"--seconds={options.seconds}"]
+    common = {**os.environ, **address, "WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+    return [
+        subprocess.Popen(
+            [*command, *(["--tiny"] * options.tiny)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(processes)
+    ]
 
 
 def process_of(out: Path, options: argparse.Namespace) -> None:
@@ -205,7 +209,7 @@ def growth(options: argparse.Namespace) -> str:
     for change in GROWTH.values():
         command = [sys.executable, __file__, "--measure", json.dumps(change), f"--seconds={options.seconds}"]
         command += [*(["--tiny"] * options.tiny), f"--mixed_precision={options.mixed_precision}"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found.append(json.loads(done.stdout))
     base = found[0]["images_per_second"]
     rows = [
@@ -220,7 +224,7 @@ def growth(options: argparse.Namespace) -> str:
         for name, one in zip(GROWTH, found, strict=True)
     ]
     head = ["quickstart, both at once", "million parameters", "images/s", "time for an image, relative"]
-    return table([*head, "peak memory", "of which training"], rows)
+    return table([*head, "peak memory while training", "above what was built"], rows)
 
 
 def measure(change: dict[str, int], options: argparse.Namespace) -> dict[str, Any]:
@@ -236,7 +240,8 @@ def measure(change: dict[str, int], options: argparse.Namespace) -> dict[str, An
             unet=replace(config.unet, block_out_channels=widths),
         )
         run = TrainingRun(config)
-        device, before = run.accelerator.device, _peak(run.accelerator.device)
+        device = run.accelerator.device
+        before = _peak(device, since=True)
         step = our_step(run)
         images_per_second(step, 2, batch, device)
         count = max(2, round(options.seconds * images_per_second(step, 2, batch, device) / batch))
@@ -252,10 +257,16 @@ def measure(change: dict[str, int], options: argparse.Namespace) -> dict[str, An
         }
 
 
-def _peak(device: torch.device) -> int:
+def _peak(device: torch.device, since: bool = False) -> int:
+    """Bytes at most so far, on the accelerator or resident; with `since`, what is held now, from which peaks count anew."""
     if device.type == "cuda":
+        if since:
+            torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if since:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def write(text: str, path: Path) -> None:
@@ -276,8 +287,8 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="a Markdown file for the tables; without it they are printed"
     )
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--tiny", action="store_true", help="the networks of the tests, to try this program")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
