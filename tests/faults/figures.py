@@ -30,7 +30,7 @@ FAULTS = {
     "F8": "disk full at each write",
     "F9": "read-only or vanished folder, files and links that do not belong",
     "F10": "a file of a checkpoint deleted, emptied, cut, extended, or one bit of it flipped",
-    "F11": "SIGTERM in a step, validation, sampling, a wait for data, a save, compilation",
+    "F11": "SIGTERM in set-up, a wait for data, a step, validation, a save, export, evaluation, sampling",
     "F12": "SIGTERM to `torchrun`, one process killed, restarted",
     "F13": "NaN or infinity in an input, a loss, a gradient",
     "F14": "a checkpoint that holds NaN or infinity",
