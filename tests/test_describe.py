@@ -72,6 +72,6 @@ def test_figures_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"figure_{n}.png" for n in (3, 4, 8, 9)]
 
 
-def test_flags_of_another_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli(["evaluate", "run", "--data.name", "dsprites"]) == 2
+def test_flags_of_another_command_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["evaluate", str(tmp_path), "--data.name", "dsprites"]) == 2
     assert capsys.readouterr().err == "error: unknown argument '--data.name': see idiff --help\n"
