@@ -15,7 +15,7 @@ from .arguments import config_from_yaml
 from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from .builders import build_dataset
 from .config import Config
-from .data import GridDataset, ImageDataset, to_float
+from .data import ImageDataset, to_float
 from .drawing import draw_rows
 from .figures import (
     channels_last,
@@ -35,7 +35,7 @@ from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import versions, write_text
 from .random import generator
-from .readback import by_name, encode_rows, nearest_rendered
+from .readback import by_name, encode_rows, every_image, nearest_rendered
 
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
 NUM_SHOWN = 10
@@ -165,7 +165,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
             "label_to_z": config.aux.label_to_z,
             "statement": supervision_statement(config),
         },
-        "estimator": {} if pipeline.ivae is None else _estimator(_num_categories(pipeline)),
+        "estimator": {} if pipeline.ivae is None else _estimator(pipeline.num_classes),
         "model": {
             "metrics": metrics,
             "num_parameters": {
@@ -196,13 +196,6 @@ def load_run(output_dir: Path) -> tuple[Config, IVAEDiffusionPipeline]:
     pipeline = IVAEDiffusionPipeline.from_pretrained(path.parent)
     pipeline.set_progress_bar_config(disable=True)
     return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(process_state().device)
-
-
-def _num_categories(pipeline: IVAEDiffusionPipeline) -> int | None:
-    """Classes of each latent, None where latents are numbers."""
-    assert pipeline.ivae is not None
-    config = pipeline.ivae.config
-    return int(config["num_categories"]) if config["latent_type"] == "categorical" else None
 
 
 def _estimator(num_categories: int | None) -> dict[str, Any]:
@@ -239,7 +232,7 @@ def _nearest(dataset: ImageDataset, rows: Tensor, drawn: dict[str, Tensor]) -> d
 
     All processes search together. None where nothing was drawn, or no image of every combination is known.
     """
-    if not drawn or (grid := _every_image(dataset)) is None:
+    if not drawn or (grid := every_image(dataset)) is None:
         return None
     images = {"rendered": to_float(grid.images(rows)), **_in_model_range(drawn)}
     found = nearest_rendered(grid, torch.cat(list(images.values())), shared=True)
@@ -262,7 +255,7 @@ def _metrics(
     """Scores of held-out codes, None where no factor is known; the figures of latents."""
     codes, factors = coded
     names = dataset.factor_names
-    metrics = disentanglement(codes, factors, names, _num_categories(pipeline)) if names else None
+    metrics = disentanglement(codes, factors, names, pipeline.num_classes) if names else None
     matched = metrics["matched_latent"] if metrics else {}
     labels = latent_labels(codes.shape[1], matched)
     latent_histograms(codes, labels, folder / "latents.png")
@@ -271,11 +264,6 @@ def _metrics(
     if not pipeline.takes_vectors:
         _traversals(config, pipeline, pipeline.encode(dataset.images(rows[:1])), labels, folder)
     return metrics
-
-
-def _every_image(dataset: ImageDataset) -> GridDataset | None:
-    """The dataset where an image of every combination is known; with a nuisance, which is no factor, none need be near another."""
-    return dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
 
 
 def _generation(
@@ -383,7 +371,7 @@ def _traversals(
     config: Config, pipeline: IVAEDiffusionPipeline, latents: Tensor, labels: list[str], folder: Path
 ) -> None:
     """One latent at a time along its range, or through its classes, by each decoder that was trained."""
-    classes = _num_categories(pipeline)
+    classes = pipeline.num_classes
     values = TRAVERSAL_VALUES if classes is None else tuple(range(classes))
     trained: dict[Literal["ivae", "ddpm"], bool] = {
         "ivae": config.loss.rec > 0,

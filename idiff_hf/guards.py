@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from .config import BLOCK_SIZE, Config, TrainConfig
 from .interruption import HOW_TO_GO_ON
+from .processes import process_state
 from .run_log import RunLog
 
 Verdict = Literal["finite", "overflow", "not finite"]
@@ -147,7 +148,7 @@ def refuse_float16_on_cpu(config: Config) -> None:
     Raises:
         ValueError: It.
     """
-    if config.train.mixed_precision == "fp16" and PartialState().device.type == "cpu":
+    if config.train.mixed_precision == "fp16" and process_state().device.type == "cpu":
         raise ValueError("train.mixed_precision=fp16 needs a GPU, and there is none here: use bf16 or no")
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from .arguments import config_from_yaml
 from .builders import open_dataset
 from .config import DataConfig
-from .data import GridDataset, ImageDataset
+from .data import ImageDataset
 from .figures import latent_histograms, latent_labels, sampler_figure
 from .metric_figures import (
     factor_latent_scatter,
@@ -33,7 +32,7 @@ from .pipelines.hub_folder import hub_name
 from .processes import process_state
 from .provenance import hardware, versions, write_text
 from .random import generator
-from .readback import encode_rows, nearest_rendered
+from .readback import encode_rows, every_image, nearest_rendered
 from .sampler_curve import (
     REFERENCE_STEPS,
     SOLVERS,
@@ -77,6 +76,29 @@ def held_out_rows(
     return dataset, held_out[order[:num_samples]], seed
 
 
+def _opened(
+    folder: Path, data: DataConfig, num_samples: int
+) -> tuple[IVAEDiffusionPipeline, ImageDataset, Tensor, dict[str, Any]]:
+    """A pipeline without progress bars, the dataset, its rows as in `held_out_rows`, and where what is measured of them comes from."""
+    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(process_state().device)
+    pipeline.set_progress_bar_config(disable=True)
+    dataset, rows, seed = held_out_rows(folder, pipeline, data, num_samples)
+    origin = {
+        "pipeline": hub_name(folder),
+        "data": {
+            "name": data.name,
+            "source": dataset.source,
+            "image_size": dataset.image_size,
+            "channels": dataset.channels,
+            "held_out_fraction": data.held_out,
+            "held_out_seed": seed,
+        },
+        "versions": versions(),
+        "hardware": hardware(pipeline.device),
+    }
+    return pipeline, dataset, rows, origin
+
+
 def evaluate_pipeline(
     folder: Path,
     data: DataConfig,
@@ -110,20 +132,17 @@ def evaluate_pipeline(
     Raises:
         ValueError: One line: no pipeline, one without latents, images of another size, no factors, or as in `metrics.evaluate`.
     """
-    state = process_state()
-    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(state.device)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_samples)
     if pipeline.ivae is None:
         raise ValueError(
             f"{folder} is an unconditional diffusion model: it has no latents, and there is nothing to score"
         )
-    categorical = pipeline.ivae.config["latent_type"] == "categorical"
-    num_bins = max(DEFAULT_NUM_BINS, pipeline.ivae.config["num_categories"] if categorical else 0)
-    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_samples)
+    num_bins = max(DEFAULT_NUM_BINS, pipeline.num_classes or 0)
     names = dataset.factor_names
     if not names:
         raise ValueError("no factor is known of these images: give data.factor_columns to score codes by")
     codes, factors = encode_rows(pipeline, dataset, rows, shared=True, progress=True)
-    if not state.is_main_process:
+    if not process_state().is_main_process:
         return None
     scores = evaluate(
         codes,
@@ -137,19 +156,10 @@ def evaluate_pipeline(
     if intervals:
         scores["intervals"] = sampling_intervals(codes, factors, intervals, seed, num_bins)
     results = {
-        "pipeline": hub_name(folder),
-        "codes": CLASS_NUMBERS if categorical else POSTERIOR_MEANS,
-        "data": {
-            "name": data.name,
-            "source": dataset.source,
-            "image_size": dataset.image_size,
-            "factors": list(names),
-            "held_out_fraction": data.held_out,
-            "held_out_seed": held_out_by,
-        },
+        **origin,
+        "data": {**origin["data"], "factors": list(names)},
+        "codes": POSTERIOR_MEANS if pipeline.num_classes is None else CLASS_NUMBERS,
         **scores,
-        "versions": versions(),
-        "hardware": hardware(state.device),
     }
     figures = out / "figures"
     latent_histograms(codes, [f"z{dim}" for dim in range(codes.shape[1])], figures / "latents.png")
@@ -191,14 +201,18 @@ def pipeline_sensitivity(
     Raises:
         ValueError: One line: no pipeline, images of another size, or as in `sensitivity.sensitivity`.
     """
-    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
-    dataset, rows, seed = held_out_rows(folder, pipeline, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
     found = sensitivity(
-        pipeline, dataset.images(rows), num_times=num_times, method=method, seed=seed, progress=True
+        pipeline,
+        dataset.images(rows),
+        num_times=num_times,
+        method=method,
+        seed=origin["data"]["held_out_seed"],
+        progress=True,
     )
     labels = latent_labels(found.sensitivity.shape[1], _matched_latents(folder.resolve()))
     results = {
-        **_of_pipeline(folder, pipeline, data, dataset, seed),
+        **origin,
         "latents": labels,
         **found.to_dict(),
     }
@@ -237,10 +251,8 @@ def pipeline_sampler_curve(
     Raises:
         ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.sampler_curve`.
     """
-    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
-    pipeline.set_progress_bar_config(disable=True)
-    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_images)
-    grid = dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    grid = every_image(dataset)
     records = sampler_curve(
         pipeline,
         dataset.images(rows),
@@ -260,7 +272,7 @@ def pipeline_sampler_curve(
         out / "samplers.png",
     )
     results = {
-        **_of_pipeline(folder, pipeline, data, dataset, held_out_by),
+        **origin,
         "num_images": len(rows),
         "guidance_scale": guidance_scale,
         "seed": seed,
@@ -298,14 +310,12 @@ def pipeline_variants(
     Raises:
         ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.variant_table`.
     """
-    pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
-    pipeline.set_progress_bar_config(disable=True)
-    dataset, rows, held_out_by = held_out_rows(folder, pipeline, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )
     results = {
-        **_of_pipeline(folder, pipeline, data, dataset, held_out_by),
+        **origin,
         "num_images": len(rows),
         "guidance_scale": guidance_scale,
         "seed": seed,
@@ -313,29 +323,6 @@ def pipeline_variants(
     }
     write_text(out / "precision.json", json.dumps(results, indent=2) + "\n")
     return records
-
-
-def _of_pipeline(
-    folder: Path,
-    pipeline: IVAEDiffusionPipeline,
-    data: DataConfig,
-    dataset: ImageDataset,
-    held_out_by: int,
-) -> dict[str, Any]:
-    """What every measurement of a pipeline says of where it comes from."""
-    return {
-        "pipeline": hub_name(folder),
-        "data": {
-            "name": data.name,
-            "source": dataset.source,
-            "image_size": dataset.image_size,
-            "channels": dataset.channels,
-            "held_out_fraction": data.held_out,
-            "held_out_seed": held_out_by,
-        },
-        "versions": versions(),
-        "hardware": hardware(pipeline.device),
-    }
 
 
 def _matched_latents(folder: Path) -> dict[str, int]:

@@ -80,6 +80,11 @@ class FactorReader:
         return np.stack(columns, axis=1)
 
 
+def every_image(dataset: ImageDataset) -> GridDataset | None:
+    """The dataset where an image of every combination is known; with a nuisance, which is no factor, none need be near another."""
+    return dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
+
+
 def nearest_rendered(
     dataset: GridDataset, images: Tensor, batch_size: int = 4000, *, shared: bool = False
 ) -> Tensor:

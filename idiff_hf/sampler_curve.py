@@ -189,12 +189,12 @@ class VariantRecord:
 
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "float32": {},
-    "float32, channels_last": {"memory_format": torch.channels_last},
-    "float32, torch.compile": {"compile": True},
+    "channels_last": {"memory_format": torch.channels_last},
+    "torch.compile": {"compile": True},
     "bfloat16": {"dtype": torch.bfloat16},
     "float16": {"dtype": torch.float16},
 }
-"""What is changed of the pipeline's U-Net and conditioning. Sampling itself stays in float32."""
+"""What is changed of the pipeline's U-Net and conditioning; where no precision is named it is float32. Sampling itself stays in float32."""
 
 
 def variant_table(

@@ -123,7 +123,7 @@ def sensitivity(
     def predict(z: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
         return eps(conditioning(z), x_t, timestep)
 
-    measure = _measure(method, predict, z, pipeline.ivae.config)
+    measure = _measure(method, predict, z, pipeline.num_classes)
     times = torch.linspace(scheduler.config["sampling_eps"], 1.0, num_times, dtype=torch.float64)
     means: list[list[Tensor]] = []
     with _evaluating(unet):
@@ -152,9 +152,8 @@ def sensitivity(
     )
 
 
-def _measure(method: Method, predict: Predict, z: Tensor, config: Any) -> Measure:
+def _measure(method: Method, predict: Predict, z: Tensor, num_classes: int | None) -> Measure:
     """What is measured of a batch, by the method and by what z is."""
-    num_classes = int(config["num_categories"]) if config["latent_type"] == "categorical" else None
     if method == "captum":
         integrated_gradients = _integrated_gradients()
 

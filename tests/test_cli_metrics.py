@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,7 @@ from idiff_hf.metrics import evaluate
 from idiff_hf.models import IVAEModel
 from idiff_hf.random import generator
 from idiff_hf.readback import encode_rows
-
-ROOT = Path(__file__).parents[1]
+from tests.torchrun import torchrun
 
 
 def save(path: Path, **arrays: Any) -> str:
@@ -186,14 +181,8 @@ def test_two_processes_give_the_scores_of_one(pipeline: Path, tmp_path: Path) ->
     """401 rows: the shares differ in size, and none is counted twice."""
     flags = ["--data.image_size", "16", "--num_samples", "401", "--metrics", "mig,mcc,modularity"]
     assert cli(["evaluate", str(pipeline), *flags, "--out", str(tmp_path / "one")]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    command += ["-m", "idiff_hf.cli", "evaluate", str(pipeline), *flags, "--out", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    program = ("-m", "idiff_hf.cli", "evaluate", str(pipeline))
+    done = torchrun(2, *program, *flags, "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["num_samples"] == two["num_samples"] == 401

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,26 +24,15 @@ from idiff_hf.evaluation import evaluate_run
 from idiff_hf.processes import map_batches
 from tests.faults.runs import losses
 from tests.tiny import joint, tiny_config
+from tests.torchrun import CPU, ROOT, free_port, torchrun
 from train_ivae_ddpm import main, train
 
-ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "configs" / "accelerate"
-CPU = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def by_torchrun(program: Sequence[str], processes: int) -> str:
     """Run a program on so many processes of a CPU; returns what they print."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    address = ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-    done = subprocess.run(
-        [*launcher, *address, *program], cwd=ROOT, env=CPU, capture_output=True, text=True, timeout=280
-    )
+    done = torchrun(processes, *program)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

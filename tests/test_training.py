@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +17,8 @@ from idiff_hf.folders import verify_folder
 from tests.faults.figures import Figure
 from tests.faults.runs import in_folder, losses, weights
 from tests.tiny import joint, tiny_config
+from tests.torchrun import torchrun
 from train_ivae_ddpm import train
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +80,7 @@ def launch(config: Config, processes: int) -> None:
     """Train by torchrun; the run's own record says how many processes there were."""
     path = Path(config.train.output_dir).with_suffix(".yaml")
     path.write_text(config_to_yaml(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += [
-        "--master_addr=127.0.0.1",
-        f"--master_port={port}",
-        "train_ivae_ddpm.py",
-        "--config",
-        str(path),
-    ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = torchrun(processes, "train_ivae_ddpm.py", "--config", str(path))
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((Path(config.train.output_dir) / "training.json").read_text())
     assert record["num_processes"] == processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ def add(commands: Any) -> None:
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
     _common(precision)
-    precision.add_argument("--variants", help="names joined by semicolons (default: all)")
+    precision.add_argument("--variants", help="names joined by commas (default: all)")
     precision.set_defaults(run=run_precision)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="the run's train.output_dir, or a pipeline's folder")
+    parser.add_argument(
+        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
+    )
     parser.add_argument("--num_images", type=int, default=96, help="held-out images (default: 96)")
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
@@ -71,10 +74,7 @@ def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
         guidance_scale=options.guidance_scale,
         seed=options.seed,
     )
-    print(
-        json.dumps([asdict(record) for record in records], indent=2) if options.json else curve_table(records)
-    )
-    print(options.out / "samplers.png", file=sys.stderr)
+    _report(records, curve_table(records), options.json, options.out / "samplers.png")
 
 
 def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
@@ -88,16 +88,16 @@ def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
         own_data(folder, flags, "idiff bench precision"),
         options.out,
         num_images=options.num_images,
-        variants=options.variants.split(";") if options.variants else tuple(VARIANTS),
+        variants=options.variants.split(",") if options.variants else tuple(VARIANTS),
         guidance_scale=options.guidance_scale,
         seed=options.seed,
     )
-    print(
-        json.dumps([asdict(record) for record in records], indent=2)
-        if options.json
-        else precision_table(records)
-    )
-    print(options.out / "precision.json", file=sys.stderr)
+    _report(records, precision_table(records), options.json, options.out / "precision.json")
+
+
+def _report(records: Sequence[Any], table: str, as_json: bool, path: Path) -> None:
+    print(json.dumps([asdict(record) for record in records], indent=2) if as_json else table)
+    print(path, file=sys.stderr)
 
 
 def _numbers(text: str) -> list[int]:

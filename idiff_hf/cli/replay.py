@@ -33,11 +33,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     no_more(flags)
     import math
 
-    from accelerate import PartialState
-
+    from ..processes import process_state
     from ..replay import replay
 
-    found = replay(options.run_dir, options.step, PartialState().device)
+    found = replay(options.run_dir, options.step, process_state().device)
     weights = "the step's own weights" if found["exact"] else "not the step's own weights"
     print(f"step {found['step']}, seed {found['seed']}, checkpoint of step {found['checkpoint']}: {weights}")
     for micro in found["micro_batches"]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from ..figures import channels_last, to_uint8
 from ..pipeline_scores import held_out_rows
 from ..pipelines import IVAEDiffusionPipeline
 from ..pipelines.hub_folder import hub_name
+from ..processes import process_state
 from ..readback import encode_rows
 from ..sampler_curve import SOLVERS, with_solver
 from .latents import Latent, describe_latents, unknown_latents
@@ -111,7 +111,7 @@ class Explorer:
         assert pipeline.ivae is not None
         config = pipeline.ivae.config
         self.pipeline, self.name = pipeline, name
-        self.classes = _classes(pipeline)
+        self.classes = pipeline.num_classes or 0
         self.latents = unknown_latents(config["latent_dim"], self.classes) if latents is None else latents
         size, channels = pipeline.image_size, pipeline.channels
         self.examples = np.zeros((0, size, size, channels), np.uint8) if examples is None else examples
@@ -134,7 +134,7 @@ class Explorer:
         Raises:
             ValueError: One line: no pipeline, one that has no latents or is of vectors, or a dataset that can't be had or does not fit.
         """
-        pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(PartialState().device)
+        pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(process_state().device)
         name = _name(folder)
         if data is None:
             return cls(pipeline, name)
@@ -143,7 +143,7 @@ class Explorer:
         codes, factors = encode_rows(pipeline, dataset, rows)
         examples = channels_last(dataset.images(rows[:num_examples]))
         latents = describe_latents(
-            codes, factors, dataset.factor_names, _classes(pipeline), shown=len(examples)
+            codes, factors, dataset.factor_names, pipeline.num_classes or 0, shown=len(examples)
         )
         return cls(pipeline, name, examples, latents)
 
@@ -188,7 +188,7 @@ class Explorer:
         try:
             with Image.open(BytesIO(content), formats=FORMATS) as picture:
                 width, height = picture.size
-        except Exception:
+        except Exception:  # by format and by fault, as in `data.pictures.to_picture`
             raise ValueError(f"this file is no picture that can be read: give {', '.join(FORMATS)}") from None
         if width * height > MAX_UPLOAD_PIXELS:
             raise ValueError(
@@ -332,12 +332,6 @@ def _name(folder: Path) -> str:
     if name != str(folder):
         return name
     return here.parent.name if here.name == "pipeline" else here.name
-
-
-def _classes(pipeline: IVAEDiffusionPipeline) -> int:
-    assert pipeline.ivae is not None
-    config = pipeline.ivae.config
-    return int(config["num_categories"]) if config["latent_type"] == "categorical" else 0
 
 
 def _check_model(pipeline: IVAEDiffusionPipeline, name: str) -> None:

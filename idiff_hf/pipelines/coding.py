@@ -30,6 +30,13 @@ class LatentCoding(DiffusionPipeline):
         return self._ivae().code_dim
 
     @property
+    def num_classes(self) -> int | None:
+        """Classes of each latent of a categorical model; None of any other."""
+        if self.ivae is None or self.ivae.config["latent_type"] != "categorical":
+            return None
+        return int(self.ivae.config["num_categories"])
+
+    @property
     def image_size(self) -> int:
         """H = W in pixels."""
         if self.ivae is not None:
@@ -87,9 +94,9 @@ class LatentCoding(DiffusionPipeline):
 
     def codes(self, latents: Tensor) -> Tensor:
         """One number for each latent, `(B, D)`: z itself, of a categorical model the class (0, 1, ...), whose order means nothing."""
-        if not self._categorical:
+        if self.num_classes is None:
             return latents
-        return latents.view(len(latents), -1, self._ivae().config["num_categories"]).argmax(dim=2).float()
+        return latents.view(len(latents), -1, self.num_classes).argmax(dim=2).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: OutputType = "pil", batch_size: int = 256) -> Any:

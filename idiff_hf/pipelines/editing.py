@@ -58,7 +58,7 @@ class LatentEditing(LatentCoding):
         config = self._ivae().config
         chosen = [self._latent(dim) for dim in (range(config["latent_dim"]) if dims is None else dims)]
         if values is None:
-            values = range(config["num_categories"]) if self._categorical else TRAVERSED
+            values = TRAVERSED if self.num_classes is None else range(self.num_classes)
         rows = [self._replaced(latents, dim, value) for dim in chosen for value in values]
         flat = self._draw_alike(
             torch.cat(rows), decoder, guidance_scale, num_inference_steps, seed, output_type
@@ -99,7 +99,7 @@ class LatentEditing(LatentCoding):
         Raises:
             ValueError: One line for arguments that do not fit, or for a categorical model: between two classes there is nothing.
         """
-        if self._categorical:
+        if self.num_classes is not None:
             raise ValueError(
                 "interpolate needs Gaussian latents: between two classes there is nothing, use traverse"
             )
@@ -257,10 +257,6 @@ class LatentEditing(LatentCoding):
             aux[:, num_factors + factor] = width**2
         return aux
 
-    @property
-    def _categorical(self) -> bool:
-        return bool(self._ivae().config["latent_type"] == "categorical")
-
     def _latent(self, key: int | str) -> int:
         """The latent of this number, or of the factor of this name."""
         config = self._ivae().config
@@ -288,10 +284,10 @@ class LatentEditing(LatentCoding):
     def _replaced(self, latents: Tensor, latent: int, value: float) -> Tensor:
         """`latents` with one of them set, to a number or to a class."""
         latents = latents.clone()
-        if not self._categorical:
+        classes = self.num_classes
+        if classes is None:
             latents[:, latent] = value
             return latents
-        classes = self._ivae().config["num_categories"]
         if value != int(value) or not 0 <= value < classes:
             raise ValueError(f"classes are numbered from 0 to {classes - 1}, got {value}")
         one_hot = latents.view(len(latents), -1, classes)

@@ -96,7 +96,8 @@ def pytest_terminal_summary(
         for row in rows:
             terminalreporter.write_line(f"{row['fault']:<4} {row['figure']}")
     path: Path | None = config.getoption("--fault-figures")
-    if path is not None and exitstatus == 0:
+    # a worker of pytest-xdist comes here too, and knows its own share only
+    if path is not None and exitstatus == 0 and not hasattr(config, "workerinput"):
         path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

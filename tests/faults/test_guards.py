@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +30,8 @@ from tests.faults.faulty import NAN, forward_with
 from tests.faults.figures import Figure
 from tests.faults.runs import assert_same_weights, in_folder, losses, resume_at, weights
 from tests.tiny import joint, objective_and_inputs, tiny_config
+from tests.torchrun import torchrun
 from train_ivae_ddpm import main, train
-
-ROOT = Path(__file__).parents[2]
 
 
 def skipped(folder: Path) -> list[dict[str, Any]]:
@@ -152,23 +147,6 @@ def test_a_run_stops_after_so_many_in_a_row_and_counts_them_over_a_resume(
     train(in_folder(config, run))
     assert record(run)["nonfinite_steps"] == 3
     figure("F13", "stopped after N in a row with one line and exit code 2, last checkpoint good and resumed")
-
-
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """With a store of their own for processes that are started again: in one that they share, gloo may find addresses of those before."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    command += [
-        "--rdzv_backend=c10d",
-        f"--rdzv_endpoint=127.0.0.1:{port}",
-        "--local_addr=127.0.0.1",
-        *arguments,
-    ]
-    own = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    environment = {**os.environ, **own}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.faults

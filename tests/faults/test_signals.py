@@ -19,8 +19,8 @@ from tests.faults import signalled
 from tests.faults.figures import Figure
 from tests.faults.processes import start, until, wait
 from tests.faults.runs import assert_same_end, assert_same_weights, weights
-from tests.faults.test_guards import torchrun
 from tests.tiny import joint, tiny_config
+from tests.torchrun import torchrun
 from train_ivae_ddpm import train
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
