@@ -41,6 +41,8 @@ from tests.benchmarks.training_loops import (
 )
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+TURNS = 12
+"""Of each group of processes."""
 GROWTH = {
     "as it is": {},
     "64 x 64 pixels": {"image_size": 64},
@@ -135,34 +137,62 @@ def checkpoints(folder: Path, options: argparse.Namespace, rates: dict[str, floa
 
 
 def two_processes(folder: Path, options: argparse.Namespace) -> str:
-    """A process of a core, two that train together, and two that know nothing of each other: what sharing the machine costs alone."""
+    """A process of a core, two that train together, and two that know nothing of each other: what sharing the machine costs alone.
+
+    All are started first and then take turns, for the speed of a machine that others share moves by more than what is measured.
+    """
     if len(os.sched_getaffinity(0)) < 2:
         return "One process against two: not measured, there is one core."
     kinds = {"one": [(1, 0)], "together": [(2, 0)], "apart": [(1, 0), (1, 1)]}
+    groups = {
+        name: [
+            process
+            for size, core in runs
+            for process in _launch(folder / f"{name}{core}", size, core, options)
+        ]
+        for name, runs in kinds.items()
+    }
     rates: dict[str, list[float]] = {name: [] for name in kinds}
-    for turn in range(2):
-        for name in list(kinds)[:: 1 if turn == 0 else -1]:
-            outs = [(folder / f"{name}_{turn}_{core}", size, core) for size, core in kinds[name]]
-            started = [process for out in outs for process in _launch(*out, options)]
-            for process in started:
-                if process.wait() != 0:
-                    raise SystemExit(f"error: {name} ended with exit code {process.returncode}")
-            files = [out.with_suffix(".json") for out, _, _ in outs]
-            rate = sum(json.loads(path.read_text(encoding="utf-8")) for path in files)
-            rates[name].append(rate)
+    for group in groups.values():
+        _turn(group, "warm up")
+    for number in range(TURNS):
+        for name in list(kinds)[:: 1 if number % 2 == 0 else -1]:
+            rates[name].append(_turn(groups[name], "go"))
+    for group in groups.values():
+        for process in group:
+            process.communicate("")
     twice = [2.0 * rate for rate in rates["one"]]
     return table(
         ["one core each", "one process", "two, together", "two, each on its own"],
         [
             ["images/s", *(f"{median(rates[name]):.0f}" for name in kinds)],
-            ["of twice one process", "", ratio(rates["together"], twice), ratio(rates["apart"], twice)],
+            [
+                f"of twice one process, median of {TURNS} (range)",
+                "",
+                ratio(rates["together"], twice),
+                ratio(rates["apart"], twice),
+            ],
         ],
     )
 
 
-def _launch(
-    out: Path, processes: int, core: int, options: argparse.Namespace
-) -> list[subprocess.Popen[bytes]]:
+def _turn(group: list[subprocess.Popen[str]], what: str) -> float:
+    """Let the processes of a group work at once; images a second of all of them."""
+    for process in group:
+        assert process.stdin is not None
+        process.stdin.write(f"{what}\n")
+        process.stdin.flush()
+    total = 0.0
+    for process in group:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: a process ended with exit code {process.wait()}")
+        total += float(line)
+    return total
+
+
+def _launch(out: Path, processes: int, core: int, options: argparse.Namespace) -> list[subprocess.Popen[str]]:
     """So many processes that train together, on cores from `core` on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -174,14 +204,16 @@ def _launch(
         subprocess.Popen(
             [*command, *(["--tiny"] * options.tiny)],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(processes)
     ]
 
 
 def process_of(out: Path, options: argparse.Namespace) -> None:
-    """One process of `two_processes`; the first writes images a second of all."""
+    """One process of `two_processes`: at each line of its input it takes steps, and answers with its images a second."""
     core = sorted(os.sched_getaffinity(0))[options.core + int(os.environ["LOCAL_RANK"])]
     os.sched_setaffinity(0, {core})
     run = TrainingRun(quickstart(out, options.tiny))
@@ -191,14 +223,14 @@ def process_of(out: Path, options: argparse.Namespace) -> None:
             f"error: expected {options.processes} processes of 1 thread, got {seen[0]} of {seen[1]}"
         )
     size, device = run.config.train.train_batch_size, run.accelerator.device
-    step = our_step(run)
-    images_per_second(step, 3, size, device)
-    count = torch.tensor(options.seconds * images_per_second(step, 3, size, device) / size)
-    # as many steps on each process
-    count = max(2, round(float(run.accelerator.reduce(count, "mean"))))
-    rates = [images_per_second(step, count, size * options.processes, device) for _ in range(3)]
-    if run.accelerator.is_main_process:
-        out.with_suffix(".json").write_text(json.dumps(median(rates)), encoding="utf-8")
+    step, count = our_step(run), 3
+    for line in sys.stdin:
+        if line.strip() == "warm up":
+            images_per_second(step, count, size, device)
+            # as many steps on each process
+            rate = torch.tensor(images_per_second(step, count, size, device))
+            count = max(2, round(options.seconds * float(run.accelerator.reduce(rate, "mean")) / size))
+        print(images_per_second(step, count, size, device), flush=True)
     run.prefetcher.close()
     run.accelerator.end_training()
 
