@@ -226,7 +226,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _flatten(text: str) -> dict[str, Any]:
     """YAML to one dict of dotted keys, each of which exists."""
     try:
-        tree = _load(text)
+        tree = load_yaml(text)
         if not isinstance(tree, Mapping):
             raise ValueError(f"expected groups of keys as in 'train: {{seed: 1}}', got {_short(tree)}")
         values: dict[str, Any] = {}
@@ -245,7 +245,13 @@ def _flatten(text: str) -> dict[str, Any]:
         raise ValueError("not a config: nested too deeply") from None
 
 
-def _load(text: str) -> Any:
+def load_yaml(text: str) -> Any:
+    """The values of a YAML text, plain ones alone.
+
+    Raises:
+        ValueError: One line, where a value does not fit its tag.
+        yaml.YAMLError: It is not YAML.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
     except (ValueError, LookupError, AttributeError):

@@ -33,6 +33,10 @@ class CheckpointError(ValueError):
     """A committed folder could not be written, read or used; the message is one line."""
 
 
+class FolderInUseError(CheckpointError):
+    """Another process holds the lock of a folder."""
+
+
 class DamagedFolderError(CheckpointError):
     """What is on disk is not what was committed."""
 
@@ -215,7 +219,7 @@ class RunLock:
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; raises `CheckpointError` when another run has it or the folder is not writable."""
+        """Takes the lock; raises `FolderInUseError` when another run has it, `CheckpointError` when the folder is not writable."""
         with os_errors(f"cannot lock {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("ab")
@@ -223,7 +227,9 @@ class RunLock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
-                raise CheckpointError(f"{self.folder} is in use by another run: use another folder") from None
+                raise FolderInUseError(
+                    f"{self.folder} is in use by another run: use another folder"
+                ) from None
         self._file = file
         # A forked data worker shares the lock and may outlive a killed run, whose restart would be refused.
         os.register_at_fork(after_in_child=self.release)

@@ -1,0 +1,83 @@
+"""`idiff seeds`: one config under several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Describe the arguments."""
+    parser = commands.add_parser(
+        "seeds",
+        allow_abbrev=False,
+        help="train a config under several seeds: mean, deviation, extremes of each score, a row a seed",
+        description="Train a config under several seeds, and print mean, deviation and extremes of each score, and a row a seed. Runs that "
+        "are finished are not run again, others go on from their checkpoints (docs/sweeps.md).",
+        epilog="Flags of training, such as --loss.kl 1e-3, go on top of the config.",
+    )
+    parser.add_argument("config", type=Path, help="the config file of a training run")
+    parser.add_argument("--seeds", default="0..9", help="as in 0..9 or 0,3,5 (default: 0..9)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the table and all records")
+    trial_flags(parser, "runs/seeds")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, flags: list[str]) -> None:
+    """Run what is missing, and print the table."""
+    from ..arguments import load_config
+    from ..experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
+    from ..experiments.trials import record_to_json, run_trials
+    from ..provenance import command, write_text
+
+    seeds = parse_seeds(options.seeds)
+    config, _ = load_config(["--config", str(options.config), *training_flags(flags)], "idiff seeds")
+    configs = seed_configs(config, seeds)
+    records = run_trials(configs, options.root, launcher=options.launcher, jobs=options.jobs)
+    table = seeds_table(records)
+    if options.out is not None:
+        written = {
+            "command": command(),
+            "table": table,
+            "records": [record_to_json(record) for record in records],
+        }
+        write_text(options.out, json.dumps(written, indent=1) + "\n")
+        print(options.out, file=sys.stderr)
+    print(json.dumps(table, indent=1) if options.json else seeds_markdown(table))
+
+
+def trial_flags(parser: argparse.ArgumentParser, root: str | None) -> None:
+    """Add where and how trials are run, which sweeps have too."""
+    default = "runs/sweeps/NAME" if root is None else root
+    parser.add_argument(
+        "--root", type=Path, default=root and Path(root), help=f"folder of the runs (default: {default})"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)"
+    )
+    parser.add_argument(
+        "--launcher",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help='what starts the training program, such as "accelerate launch" (default: this Python, one process)',
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def training_flags(flags: list[str]) -> list[str]:
+    """The flags that are left, all of them keys of the configuration.
+
+    Raises:
+        ValueError: One line that names the first that is none.
+    """
+    for flag in flags:
+        if flag.startswith("--") and "." not in flag.partition("=")[0]:
+            raise ValueError(
+                f"unknown argument {flag!r}: give keys of the configuration, as in --train.seed 1"
+            )
+    return flags

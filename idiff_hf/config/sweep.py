@@ -1,0 +1,120 @@
+"""What a sweep varies, how, and towards what: the keys of a `SWEEP.yaml`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .checks import require
+
+SAMPLERS = ("grid", "random", "tpe")
+PRUNERS = ("none", "median")
+BOOL = {"values": [False, True]}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A sweep.
+
+    Args:
+        name: Of the study, by default that of the file.
+        config: The config file that every trial starts from.
+        parameters: Keys of the configuration, each with what it may be: `{values: [...]}`; `{low: a, high: b}`, both ends included, whole
+            numbers if both ends are, with `log: true` uniform in the logarithm; or `bool`, which is `{values: [false, true]}`.
+        sampler: `grid` is every combination, `random`, or `tpe`, a tree-structured Parzen estimator (Bergstra et al., 2011).
+        num_trials: Trials of all workers together; those that were pruned or failed count. A grid has as many as combinations.
+        objective: The score that is to be as large as possible, a key of `experiments.trials.TrialRecord.scores`.
+        pruner: `median` ends a trial whose `pruner_term` lies above the median of the trials before it at the same step.
+        pruner_term: A term of the loss as training logs it, lower is better. It is no score: see `docs/sweeps.md`.
+        seed: Trial n of a study is drawn by (seed, n), and with `tpe` by the results that are there.
+        storage: The URL of a database; null is a journal in the root of the trials.
+    """
+
+    name: str
+    config: str
+    parameters: Mapping[str, Any]
+    sampler: str = "tpe"
+    num_trials: int | None = None
+    objective: str = "mig"
+    pruner: str = "none"
+    pruner_term: str = "rec"
+    seed: int = 0
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("name", "config", "objective", "pruner_term"):
+            value = getattr(self, name)
+            require(isinstance(value, str) and value != "", f"{name} must be a text, got {value!r}")
+        require(
+            self.storage is None or isinstance(self.storage, str),
+            "storage must be the URL of a database, or null",
+        )
+        require(
+            isinstance(self.seed, int) and self.seed >= 0,
+            f"seed must be a whole number of 0 or more, got {self.seed!r}",
+        )
+        for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+            value = getattr(self, name)
+            require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
+        require(
+            isinstance(self.parameters, Mapping) and len(self.parameters) > 0,
+            "parameters must name one or more keys of the configuration, as in loss.kl: {values: [1.0e-4, 1.0e-3]}",
+        )
+        for name, choice in self.choices.items():
+            _check_choice(name, choice)
+        if self.sampler == "grid":
+            for name, choice in self.choices.items():
+                require(
+                    "values" in choice,
+                    f"parameters.{name} of a grid must be bool or {{values: [...]}}, got {choice}",
+                )
+            require(
+                self.num_trials is None,
+                f"num_trials={self.num_trials} has no effect with sampler=grid, which runs every combination",
+            )
+        else:
+            require(
+                isinstance(self.num_trials, int) and self.num_trials >= 1,
+                f"num_trials must be a whole number of 1 or more, got {self.num_trials!r}",
+            )
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What each parameter may be, `bool` as the values that it is."""
+        return {name: BOOL if choice == "bool" else choice for name, choice in self.parameters.items()}
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of a grid."""
+        values = [choice["values"] for choice in self.choices.values()]
+        return [dict(zip(self.parameters, point, strict=True)) for point in itertools.product(*values)]
+
+    @property
+    def size(self) -> int:
+        """Trials of the whole sweep."""
+        return len(self.points) if self.num_trials is None else self.num_trials
+
+
+def _check_choice(name: str, choice: Any) -> None:
+    shapes = ({"values"}, {"low", "high"}, {"low", "high", "log"})
+    require(
+        isinstance(choice, Mapping) and set(choice) in shapes,
+        f"parameters.{name} must be bool, {{values: [...]}} or {{low: a, high: b, log: true}}, got {choice}",
+    )
+    if "values" in choice:
+        values = choice["values"]
+        plain = isinstance(values, list) and all(isinstance(v, str | int | float | None) for v in values)
+        require(
+            plain and len(values) > 0,
+            f"parameters.{name}.values must be a list of numbers, texts, true, false or null, got {values}",
+        )
+        return
+    low, high, log = choice["low"], choice["high"], choice.get("log", False)
+    require(
+        all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)) and low < high,
+        f"parameters.{name}: low and high must be numbers, low the smaller one, got {low} and {high}",
+    )
+    require(isinstance(log, bool), f"parameters.{name}.log must be true or false, got {log!r}")
+    require(not log or low > 0, f"parameters.{name}: log=true needs low above 0, got {low}")

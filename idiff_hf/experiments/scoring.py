@@ -1,0 +1,72 @@
+"""What a trial is scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import Config
+from ..evaluation import load_run
+from ..metrics import evaluate, mcc
+from ..metrics.discretize import DEFAULT_NUM_BINS
+from ..pipeline_scores import held_out_rows
+from ..readback import encode_rows
+
+METRICS = ("mig", "modularity", "mcc", "dci")
+"""DCI with `presorted_boosting`."""
+
+
+def held_out_scores(config: Config, folder: Path) -> dict[str, Any]:
+    """Score the run of a trial on the rows of `pipeline_scores.evaluate_pipeline`, without its figures, which take longer than the scores.
+
+    Args:
+        config: Of the run.
+        folder: Its pipeline.
+
+    Returns:
+        What `metrics.evaluate` gives for `METRICS`, and where u tells no sign, `unsigned_scores` among its values.
+    """
+    _, pipeline = load_run(folder.parent)
+    dataset, rows, _ = held_out_rows(folder, pipeline, config.data, config.eval.num_samples)
+    codes, factors = encode_rows(pipeline, dataset, rows)
+    found = evaluate(
+        codes,
+        factors,
+        metrics=METRICS,
+        n_jobs=1,
+        dci_regressor="presorted_boosting",
+        num_bins=max(DEFAULT_NUM_BINS, pipeline.num_classes or 0),
+    ).to_dict()
+    if config.aux.name in ("uniform_posterior", "normal") and not config.aux.modulate_mean:
+        z = dataset.z(torch.from_numpy(factors), "centers").numpy()
+        found["values"] |= unsigned_scores(codes, z, dataset.factor_names)
+    return found
+
+
+def unsigned_scores(codes: np.ndarray, z: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """How well the distances of latents from 0 order the distances of factors from 0.
+
+    Where u states variances alone, the sign of a factor is not identified (paper-notes, A6), and a latent that folds at 0, or that is
+    right but for the sign of some images, has a low correlation with the factor.
+
+    Args:
+        codes: `(N, D)`, of a prior whose mean is 0.
+        z: Values of factors in [-0.5, 0.5], `(N, K)`.
+        names: Of the K factors.
+
+    Returns:
+        `mcc_spearman_unsigned` and `mcc_spearman_unsigned_per_factor`, over the factors whose distance from 0 varies: one of two values
+        has none.
+    """
+    distances = np.abs(z)
+    varies = np.ptp(distances, axis=0) > 0
+    matched = mcc(np.abs(codes), distances[:, varies], correlation="spearman")
+    kept = [name for name, one in zip(names, varies, strict=True) if one]
+    return {
+        "mcc_spearman_unsigned": matched.mean,
+        "mcc_spearman_unsigned_per_factor": dict(zip(kept, map(float, matched.per_factor), strict=True)),
+    }

@@ -1,0 +1,149 @@
+"""One config under several seeds: how much of a score is luck."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
+from ..config import Config
+from ..metrics import over_seeds
+from .trials import TrialRecord
+
+UNSIGNED = "mcc_spearman_unsigned"
+"""A score of models whose u tells no sign alone."""
+SCORES = {
+    "mig": "MIG",
+    "mcc_spearman": "Spearman MCC",
+    "mcc_pearson": "Pearson MCC",
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "dci_informativeness_test": "DCI informativeness",
+    "modularity": "Modularity",
+    UNSIGNED: "Spearman MCC of distances from 0",
+}
+"""What the table shows of `TrialRecord.scores`, and in which words."""
+BY_FACTOR = {
+    "mig_per_factor": "MIG",
+    "mcc_spearman_per_factor": "Spearman correlation, absolute",
+    "mcc_spearman_unsigned_per_factor": "Spearman correlation of distances from 0",
+}
+BASELINES = {SUPERVISION_BASELINE: "supervision baseline", SUPERVISED_PROBE: "supervised probe"}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds written as `0..9`, both ends included, or `0,3,5`.
+
+    Raises:
+        ValueError: One line.
+    """
+    if span := re.fullmatch(r"(\d+)\.\.(\d+)", text):
+        seeds = list(range(int(span[1]), int(span[2]) + 1))
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = [int(number) for number in text.split(",")]
+    else:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds must be as in 0..9 or 0,3,5, each once, got {text!r}")
+    return seeds
+
+
+def seed_configs(config: Config, seeds: Sequence[int]) -> list[Config]:
+    """The config under each seed."""
+    return [replace(config, train=replace(config.train, seed=seed)) for seed in seeds]
+
+
+def seeds_table(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """What the records of one config under several seeds have in common.
+
+    Args:
+        records: One for each seed, one or more.
+
+    Returns:
+        Plain JSON values: of each of `SCORES`, and of each factor's (`BY_FACTOR`), `mean`, `std` (n - 1 in the denominator), `min`, `max`
+        and `n`, the seeds for which it is defined; `baselines`, the same of what was trained beside the models, None where it was not;
+        `seeds`, the scores of each; `num_samples`, `supervision`, `hardware` and `versions` of the first.
+    """
+    first = records[0].facts
+    scored = any(UNSIGNED in record.scores for record in records)
+    keys = [key for key in SCORES if key != UNSIGNED or scored]
+    return {
+        "scores": summaries([{key: record.scores.get(key) for key in keys} for record in records]),
+        "factors": {
+            name: summaries([record.scores.get(name, {}) for record in records]) for name in BY_FACTOR
+        },
+        "baselines": {name: _baseline(records, name) for name in BASELINES},
+        "seeds": [
+            {"seed": record.seed, "id": record.id, **{key: record.scores.get(key) for key in keys}}
+            for record in records
+        ],
+        **{name: first[name] for name in ("num_samples", "supervision", "hardware", "versions")},
+    }
+
+
+def summaries(values: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean, deviation, extremes and number of each key, over what is defined; `metrics.over_seeds` with the least value."""
+    least = {
+        key: min((one[key] for one in values if one.get(key) is not None), default=None)
+        for one in values
+        for key in one
+    }
+    return {key: {**asdict(summary), "min": least[key]} for key, summary in over_seeds(values).items()}
+
+
+def _baseline(records: Sequence[TrialRecord], name: str) -> dict[str, Any] | None:
+    found = [metrics for record in records if (metrics := record.facts[name]) is not None]
+    if not found:
+        return None
+    return summaries([{key: metrics.get(key) for key in SCORES if key in metrics} for metrics in found])
+
+
+def seeds_markdown(table: Mapping[str, Any]) -> str:
+    """The table of `seeds_table` in Markdown: scores, factors, seeds."""
+    trained = [name for name in BASELINES if table["baselines"][name] is not None]
+    scores = [
+        [
+            SCORES[key],
+            *_cells(table["scores"][key]),
+            *(mean_and_std(table["baselines"][name].get(key)) for name in trained),
+        ]
+        for key in table["scores"]
+    ]
+    parts = [
+        markdown_rows(
+            ["score", "mean ± std", "min", "max", "N", *(BASELINES[name] for name in trained)], scores
+        )
+    ]
+    for key, words in BY_FACTOR.items():
+        if table["factors"][key]:
+            rows = [[name, *_cells(summary)] for name, summary in table["factors"][key].items()]
+            parts.append(markdown_rows([f"{words} of", "mean ± std", "min", "max", "N"], rows))
+    seeds = [[str(row["seed"]), *(number(row[key]) for key in table["scores"])] for row in table["seeds"]]
+    parts.append(markdown_rows(["seed", *(SCORES[key] for key in table["scores"])], seeds))
+    parts.append(f"{table['num_samples']} held-out images; {table['supervision']}.")
+    return "\n\n".join(parts)
+
+
+def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right of the first column."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    """Three decimals, a dash for what is undefined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _cells(summary: Mapping[str, Any]) -> list[str]:
+    return [mean_and_std(summary), number(summary["min"]), number(summary["max"]), str(summary["n"])]
+
+
+def mean_and_std(summary: Mapping[str, Any] | None) -> str:
+    """Of an entry of `seeds_table`, a dash for what is undefined."""
+    if summary is None or summary["mean"] is None:
+        return "-"
+    spread = "" if summary["std"] is None else f" ± {summary['std']:.3f}"
+    return f"{summary['mean']:.3f}{spread}"

@@ -1,0 +1,145 @@
+"""Seeds: what is computed by hand, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idiff_hf.arguments import config_to_yaml
+from idiff_hf.cli import main
+from idiff_hf.experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
+from idiff_hf.experiments.trials import TrialRecord, trial_id
+from tests.experiments.stand_in import program, that_copies, toy_config
+
+
+def record(seed: int, mig: float | None, baseline: dict[str, Any] | None = None) -> TrialRecord:
+    return TrialRecord(
+        id=f"{seed:012x}",
+        seed=seed,
+        config={},
+        scores={
+            "mig": mig,
+            "mcc_spearman": 0.5,
+            "mig_per_factor": {"hue": mig, "size": 0.25},
+            "mcc_spearman_per_factor": {"hue": 1.0, "size": 0.5},
+        },
+        generation=None,
+        facts={
+            "num_samples": 100,
+            "supervision": "supervised by nothing",
+            "hardware": {},
+            "versions": {},
+            "supervision_baseline": baseline,
+            "supervised_probe": None,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0..3", [0, 1, 2, 3]), ("7..7", [7]), ("0,3,5", [0, 3, 5]), ("12", [12])]
+)
+def test_seeds_as_they_are_written(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "3..1", "0,0", "a", "0..", "-1", "0;1", "1.5"])
+def test_other_seeds_are_refused(text: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_seeds(text)
+    assert str(error.value) == f"--seeds must be as in 0..9 or 0,3,5, each once, got {text!r}"
+
+
+def test_configs_differ_in_the_seed_alone() -> None:
+    one, two = seed_configs(toy_config(), [0, 4])
+    assert one == toy_config()
+    assert two == replace(one, train=replace(one.train, seed=4))
+
+
+def test_mean_deviation_and_extremes_known_by_hand() -> None:
+    table = seeds_table([record(0, 0.1), record(1, 0.2), record(2, 0.6)])
+    # deviations from 0.3 are -0.2, -0.1 and 0.3: their squares sum to 0.14, over n - 1 = 2 that is 0.07
+    assert table["scores"]["mig"] == {
+        "mean": pytest.approx(0.3),
+        "std": pytest.approx(0.07**0.5),
+        "min": 0.1,
+        "max": 0.6,
+        "n": 3,
+    }
+    assert table["factors"]["mig_per_factor"]["hue"] == table["scores"]["mig"]
+    assert table["factors"]["mcc_spearman_per_factor"]["size"]["mean"] == 0.5
+    assert [row["mig"] for row in table["seeds"]] == [0.1, 0.2, 0.6]
+    assert json.loads(json.dumps(table)) == table
+
+
+def test_a_seed_without_a_value_is_not_counted() -> None:
+    table = seeds_table([record(0, 0.5), record(1, None)])
+    assert table["scores"]["mig"] == {"mean": 0.5, "std": None, "min": 0.5, "max": 0.5, "n": 1}
+    assert table["scores"]["modularity"] == {"mean": None, "std": None, "min": None, "max": None, "n": 0}
+    text = seeds_markdown(table)
+    assert "| MIG | 0.500 | 0.500 | 0.500 | 1 |" in text
+    assert "| Modularity | - | - | - | 0 |" in text
+    assert "| 1 | - | 0.500 |" in text
+
+
+def test_the_markdown_has_scores_factors_seeds_and_what_u_says() -> None:
+    baselines = [{"mig": 0.7, "mcc_spearman": 0.9}, {"mig": 0.8, "mcc_spearman": 0.9}]
+    table = seeds_table([record(seed, 0.1 * (seed + 1), baseline) for seed, baseline in enumerate(baselines)])
+    lines = seeds_markdown(table).splitlines()
+    assert lines[0] == "| score | mean ± std | min | max | N | supervision baseline |"
+    assert "| MIG | 0.150 ± 0.071 | 0.100 | 0.200 | 2 | 0.750 ± 0.071 |" in lines
+    assert "| DCI disentanglement | - | - | - | 0 | - |" in lines
+    assert "| Spearman correlation, absolute of | mean ± std | min | max | N |" in lines
+    assert "| hue | 1.000 ± 0.000 | 1.000 | 1.000 | 2 |" in lines
+    assert "| 1 | 0.200 | 0.500 | - | - | - | - | - |" in lines
+    assert lines[-1] == "100 held-out images; supervised by nothing."
+
+
+def test_a_model_without_scores_has_a_table_of_dashes() -> None:
+    bare = replace(record(0, None), scores={})
+    assert "| MIG | - | - | - | 0 |" in seeds_markdown(seeds_table([bare]))
+
+
+def test_the_command_runs_each_seed_once_and_writes_the_records(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, root, out = tmp_path / "config.yaml", tmp_path / "root", tmp_path / "seeds.json"
+    path.write_text(config_to_yaml(toy_config()))
+    launcher = " ".join(that_copies(finished, tmp_path / "program.py"))
+    arguments = ["seeds", str(path), "--seeds", "0,4", "--root", str(root), "--launcher", launcher]
+    arguments += ["--loss.rec", "0.2"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    config = replace(toy_config(), loss=replace(toy_config().loss, rec=0.2))
+    assert {folder.name for folder in root.iterdir()} == {trial_id(c) for c in seed_configs(config, [0, 4])}
+    written = json.loads(out.read_text())
+    assert seeds_markdown(written["table"]) == text.removesuffix("\n")
+    assert [one["seed"] for one in written["records"]] == [0, 4]
+    assert written["table"]["scores"]["mig"]["n"] == 2
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == written["table"]
+    assert all((folder / "begun").read_text() == "once\n" for folder in root.iterdir())
+
+
+def test_what_a_run_dies_of_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(toy_config()))
+    launcher = " ".join(program(tmp_path / "program.py", "print('error: no luck'); sys.exit(2)"))
+    arguments = ["seeds", str(path), "--seeds", "0", "--root", str(tmp_path), "--launcher", launcher]
+    assert main(arguments) == 2
+    folder = tmp_path / trial_id(toy_config())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: {folder}: no luck (see {folder / 'log.txt'})"
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--config=other.yaml", "--nonsense"])
+def test_what_is_no_key_of_the_configuration_is_refused(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["seeds", "none.yaml"], ["sweep", "none.yaml"], ["sweep", "status", "none.yaml"]):
+        assert main([*command, flag]) == 2
+        words = f"error: unknown argument {flag!r}: give keys of the configuration, as in --train.seed 1\n"
+        assert capsys.readouterr().err == words
