@@ -54,5 +54,5 @@ def draw_rows(
                 images[str(float(scale))] = diffusion(part, latents=latents, guidance_scale=scale)
         return images
 
-    parts = map_batches(draw, torch.arange(len(rows)), DRAWN_AT_A_TIME, shared=True)
+    parts = map_batches(draw, torch.arange(len(rows)), DRAWN_AT_A_TIME, shared=True, progress="draw")
     return {name: torch.cat([part[name] for part in parts]).to(pipeline.device) for name in parts[0]}

@@ -128,7 +128,9 @@ def evaluate_run(output_dir: Path) -> Path | None:
     order = torch.randperm(len(held_out), generator=generator(config.train.seed, "evaluation"))
     rows = held_out[order[: config.eval.num_samples]]
     pictured = rows[: config.eval.num_generated]
-    codes = None if pipeline.ivae is None else encode_rows(pipeline, dataset, rows, shared=True)
+    codes = (
+        None if pipeline.ivae is None else encode_rows(pipeline, dataset, rows, shared=True, progress=True)
+    )
     baselines = {} if codes is None else _codes_of_baselines(output_dir, dataset, rows)
     drawn = {} if pipeline.takes_vectors else draw_rows(config, pipeline, dataset, pictured)
     nearest = _nearest(dataset, pictured, drawn)

@@ -17,6 +17,8 @@ from .builders import open_dataset
 from .config import DataConfig
 from .data import ImageDataset
 from .figures import latent_histograms, latent_labels, sampler_figure
+from .hub_folder import hub_name
+from .latent_names import named_latents
 from .metric_figures import (
     factor_latent_scatter,
     importance_heatmap,
@@ -28,7 +30,6 @@ from .metrics import evaluate, sampling_intervals
 from .metrics.discretize import DEFAULT_NUM_BINS
 from .metrics.inputs import Regressor
 from .pipelines import IVAEDiffusionPipeline
-from .pipelines.hub_folder import hub_name
 from .processes import process_state
 from .provenance import hardware, versions, write_text
 from .random import generator
@@ -185,7 +186,7 @@ def pipeline_sensitivity(
 ) -> dict[str, Any]:
     """The sensitivity of a pipeline's U-Net to each latent at each time; write `METHOD.json` and its heat map `METHOD.png`.
 
-    Latents are named after the factors that they are matched to, where the folder lies in a run that has been evaluated.
+    Latents are named after their factors, where `latent_names.named_latents` knows them.
 
     Args:
         folder: A saved pipeline.
@@ -210,7 +211,8 @@ def pipeline_sensitivity(
         seed=origin["data"]["held_out_seed"],
         progress=True,
     )
-    labels = latent_labels(found.sensitivity.shape[1], _matched_latents(folder.resolve()))
+    assert pipeline.ivae is not None  # or it has been refused
+    labels = latent_labels(found.sensitivity.shape[1], named_latents(folder, pipeline.ivae.config))
     results = {
         **origin,
         "latents": labels,
@@ -323,12 +325,3 @@ def pipeline_variants(
     }
     write_text(out / "precision.json", json.dumps(results, indent=2) + "\n")
     return records
-
-
-def _matched_latents(folder: Path) -> dict[str, int]:
-    """The latent of each factor by the `results.json` of the run that `folder` is the pipeline of; none without one."""
-    path = folder.parent / "results.json"
-    if folder.name != "pipeline" or not path.is_file():
-        return {}
-    metrics = json.loads(path.read_text(encoding="utf-8"))["model"]["metrics"]
-    return {} if metrics is None else metrics["matched_latent"]

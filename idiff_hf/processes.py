@@ -69,6 +69,8 @@ def map_batches(
     if shared:
         own = torch.arange(len(batches)).tensor_split(state.num_processes)[state.process_index].tolist()
         batches = tuple(batches[i] for i in own)
-    bar = tqdm(batches, desc=progress, disable=progress is None or not state.is_main_process)
+    # None hides it where there is no terminal
+    shown = progress is not None and state.is_main_process
+    bar = tqdm(batches, desc=progress, disable=None if shown else True)
     results = [function(batch) for batch in bar]
     return gather_object(results) if shared else results

@@ -8,6 +8,7 @@ from pathlib import Path
 from .config import Config
 from .folders import MANIFEST, file_behind, verify_files
 from .hub import build_card, read_results
+from .hub_folder import INDEX
 from .pipelines import IVAEDiffusionPipeline
 from .pipelines.hub_commit import (
     CARD,
@@ -20,7 +21,6 @@ from .pipelines.hub_commit import (
     reference,
     with_manifest,
 )
-from .pipelines.hub_folder import INDEX
 from .processes import process_state
 
 

@@ -117,7 +117,7 @@ def sampler_curve(
     # the first call of a process is slower than the others
     _draw(pipeline, latents, 1, guidance_scale, seed)
     try:
-        for name, count in tqdm(plan, desc="samplers"):
+        for name, count in tqdm(plan, desc="samplers", disable=None):
             pipeline.scheduler = schedulers[name]
             pictures, seconds = _draw(pipeline, latents, count, guidance_scale, seed)
             drawn.append(pictures)
@@ -225,7 +225,7 @@ def variant_table(
     latents = pipeline.encode(images)
     exact, _ = _draw(pipeline, latents, steps, guidance_scale, seed)
     records = []
-    for name in tqdm(variants, desc="variants"):
+    for name in tqdm(variants, desc="variants", disable=None):
         with _variant(pipeline, **VARIANTS[name]):
             runs = [_draw(pipeline, latents, steps, guidance_scale, seed) for _ in range(4)]
         difference = (runs[0][0] - exact).abs() / 2.0

@@ -127,7 +127,7 @@ def sensitivity(
     times = torch.linspace(scheduler.config["sampling_eps"], 1.0, num_times, dtype=torch.float64)
     means: list[list[Tensor]] = []
     with _evaluating(unet):
-        for t in tqdm(times, desc=f"sensitivity, {method}", disable=not progress):
+        for t in tqdm(times, desc=f"sensitivity, {method}", disable=None if progress else True):
             timestep = scheduler.timestep_from_t(t).to(z.device).expand(len(z))
             x_t = scheduler.add_noise(x_0, noise, timestep)
             parts = []

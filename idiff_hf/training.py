@@ -197,7 +197,8 @@ class TrainingRun:
             total=total,
             initial=self.first_step,
             desc="train",
-            disable=not self.accelerator.is_local_main_process,
+            # None hides it where there is no terminal
+            disable=None if self.accelerator.is_local_main_process else True,
         )
         self.objective.train()
         self._asked = self._any_requested()

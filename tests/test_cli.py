@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from idiff_hf.cli import COMMANDS, EXAMPLES, main
+from idiff_hf.cli import COMMANDS, EXAMPLES, EXIT_CODES, main
 
 HEAVY = {"torch", "diffusers", "transformers", "sklearn", "matplotlib", "numpy"}
 
@@ -25,19 +27,85 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         assert f"\n    {name} " in text and f"idiff {name} " in EXAMPLES
 
 
+CONFIGS = str(Path(__file__).parents[1] / "configs")
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+
+# What each needs to get as far as its unknown arguments; a list of its own for each action of a command.
+CALLS = {
+    "train": [["train"]],
+    "replay": [["replay", "."]],
+    "evaluate": [["evaluate", "."]],
+    "publish": [["publish", ".", "--repo", "user/name"]],
+    "sample": [["sample", "."]],
+    "traverse": [["traverse", "."]],
+    "demo": [["demo", "."]],
+    "sensitivity": [["sensitivity", "."]],
+    "metrics": [["metrics", "codes.npz"]],
+    "data": [["data", "describe"]],
+    "figures": [["figures", "data"]],
+    "bench": [["bench", "samplers", "."], ["bench", "precision", "."]],
+    "table": [["table", "2", "--configs", CONFIGS]],
+    "figure": [["figure", "10", "--configs", CONFIGS]],
+    "sweep": [["sweep", f"{CONFIGS}/sweeps/table1.yaml"]],
+    "seeds": [["seeds", "config.yaml"]],
+}
+EVERY = [call for name in NAMES for call in CALLS[name]]
+
+
+def finished(arguments: list[str]) -> int:
+    """The exit code."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.mark.parametrize("call", EVERY, ids=lambda call: " ".join(call[:2]))
+def test_every_command_says_what_it_does_with_examples_and_refuses_what_it_does_not_know(
+    call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = " ".join(part for part in call if part in NAMES or part in ("describe", "samplers", "precision"))
+    assert finished([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    if name != "train":  # its help is that of the training program
+        usage, _, described = text.partition("\n\n")
+        assert usage.startswith(f"usage: idiff {name} ") and re.match(r"[A-Z][^\n]{20,}", described), (
+            described
+        )
+        _, _, examples = text.partition("\nexamples:\n")
+        shown = [line for line in examples.splitlines() if line.startswith("  idiff ")]
+        assert shown and all(line.startswith(f"  idiff {name} ") for line in shown)
+        assert examples.endswith(f"\n\n{EXIT_CODES}")
+        # the explorer prints its address, and nothing to be read by a program
+        assert name == "demo" or "--json" in usage
+    for unknown in (["--nonsense", "1"], ["--nonsense=1"]):
+        assert finished([*call, *unknown]) == 2
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.count("\n") == 1
+        assert re.match(r"((\S+|idiff [a-z ]+): )?error: .*nonsense", output.err), output.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if command.__name__ != "idiff_hf.cli.train"]
+    ("arguments", "message"),
+    [
+        (["trian"], "argument command: invalid choice: 'trian'"),
+        ([], "the following arguments are required: command: see idiff --help"),
+        (["publish", "x"], "the following arguments are required: --repo: see idiff publish --help"),
+        (["bench"], "the following arguments are required: action: see idiff bench --help"),
+        (
+            ["sample", "x", "--seed", "one"],
+            "argument --seed: invalid int value: 'one': see idiff sample --help",
+        ),
+    ],
 )
-def test_each_command_has_help(command: object, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main([command.__name__.rpartition(".")[2], "--help"])  # type: ignore[attr-defined]
-    assert "usage: idiff" in capsys.readouterr().out
-
-
-def test_a_command_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["trian"])
-    assert "invalid choice: 'trian'" in capsys.readouterr().err
+def test_what_is_no_command_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finished(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1
 
 
 def test_public_names_come_from_the_package() -> None:

@@ -147,10 +147,13 @@ def test_a_pipeline_is_scored_on_the_rows_that_are_held_out(
     assert f"mig{' ' * 38}{results['values']['mig']:.4f}" in capsys.readouterr().out
 
 
-def test_a_pipeline_is_scored_on_fewer_rows_than_tsne_has_neighbours(pipeline: Path, tmp_path: Path) -> None:
+def test_a_pipeline_is_scored_on_fewer_rows_than_tsne_has_neighbours(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--data.image_size", "16", "--num_samples", "12", "--metrics", "mcc", "--out", str(tmp_path)]
-    assert cli(["evaluate", str(pipeline), *flags]) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["num_samples"] == 12
+    assert cli(["evaluate", str(pipeline), *flags, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "results.json").read_text()) and printed["num_samples"] == 12
     assert (tmp_path / "figures" / "tsne.png").is_file()
 
 

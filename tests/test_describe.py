@@ -69,6 +69,8 @@ def test_bad_flags_are_one_line_and_exit_2(
 def test_figures_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(["figures", "data", "--data.image_size", "16", "--out", str(tmp_path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
+    assert cli(["figures", "data", "--data.image_size", "16", "--out", str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"figure_{n}.png" for n in (3, 4, 8, 9)]
 
 

@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"config", "folders", "annealing", "determinism", "processes", "interruption"},
-    {"random", "distributions", "arguments", "stages", "baselines", "model_types", "run_log"},
+    {
+        "random",
+        "distributions",
+        "arguments",
+        "stages",
+        "baselines",
+        "model_types",
+        "latent_names",
+        "hub_folder",
+        "run_log",
+    },
     {"data", "models", "schedulers", "guidance", "metrics", "divergence", "guards"},
     {"timesteps", "pipelines"},
     {"losses"},
@@ -28,7 +38,7 @@ LAYERS = (
         "sampler_curve",
     },
     {"training", "evaluation", "pipeline_scores", "hub"},
-    {"dry_run", "publishing", "demo"},
+    {"dry_run", "publishing", "samples", "demo", "experiments"},
     {"cli"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

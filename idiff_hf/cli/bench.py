@@ -10,18 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .shared import DATA_HELP, own_data, pipeline_folder
+from .shared import DATA_HELP, MODEL_HELP, own_data, pipeline_folder
 
 
 def add(commands: Any) -> None:
     """Describe the arguments."""
-    actions = commands.add_parser("bench", help="what a model's sampling costs").add_subparsers(
-        dest="action", required=True
-    )
+    actions = commands.add_parser(
+        "bench", help="what a model's sampling costs", description="What a model's sampling costs."
+    ).add_subparsers(dest="action", required=True)
     samplers = actions.add_parser(
         "samplers",
         allow_abbrev=False,
         help="error and factors read back against calls of the U-Net, for eight solvers: a table and a plot",
+        description="Error against the images that were encoded, and factors read back from what is drawn, against calls of the U-Net, "
+        "for eight solvers: a table and a plot.",
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
     _common(samplers)
@@ -37,6 +39,7 @@ def add(commands: Any) -> None:
         "precision",
         allow_abbrev=False,
         help="difference to float32, and time, of bfloat16, float16, channels_last and torch.compile",
+        description="Difference to float32, and time, of bfloat16, float16, channels_last and torch.compile: a table.",
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
     _common(precision)
@@ -45,9 +48,7 @@ def add(commands: Any) -> None:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
-    )
+    parser.add_argument("model", type=Path, help=MODEL_HELP)
     parser.add_argument("--num_images", type=int, default=96, help="held-out images (default: 96)")
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")

@@ -13,11 +13,15 @@ from .shared import DATA_HELP
 
 def add(commands: Any) -> None:
     """Describe the arguments."""
-    actions = commands.add_parser("data", help="look at a dataset").add_subparsers(
-        dest="action", required=True
-    )
+    actions = commands.add_parser(
+        "data", help="look at a dataset", description="Look at a dataset."
+    ).add_subparsers(dest="action", required=True)
     describe = actions.add_parser(
-        "describe", allow_abbrev=False, help="factors, sizes, images/s, contact sheet", epilog=DATA_HELP
+        "describe",
+        allow_abbrev=False,
+        help="factors, sizes, images/s, contact sheet",
+        description="Factors, sizes and images/s of a dataset, and a contact sheet of it.",
+        epilog=f"{DATA_HELP}.",
     )
     describe.add_argument(
         "--out", type=Path, help="the contact sheet, a PNG file (default: contact_sheet_NAME.png)"

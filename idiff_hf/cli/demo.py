@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .shared import DATA_HELP, no_more, own_data, pipeline_folder
+from .shared import DATA_HELP, MODEL_HELP, no_more, own_data, pipeline_folder, space_flags
 
 
 def add(commands: Any) -> None:
@@ -15,22 +15,16 @@ def add(commands: Any) -> None:
         "demo",
         allow_abbrev=False,
         help="the latent explorer: a slider for each latent of a model, in a browser (needs idiff_hf[demo])",
+        description="The latent explorer: a slider for each latent of a model, in a browser.",
         epilog=f"Images to start from are those held out of its training, or of other flags: {DATA_HELP}. With --auth_user the password is "
         "read from IDIFF_DEMO_PASSWORD; it is never an argument.",
     )
-    parser.add_argument(
-        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
-    )
+    parser.add_argument("model", type=Path, help=MODEL_HELP)
     parser.add_argument(
         "--num_images",
         type=int,
         default=2000,
         help="held-out images that ranges and mutual information are from (default: 2000)",
-    )
-    parser.add_argument(
-        "--no_data",
-        action="store_true",
-        help="open no dataset: pictures are uploaded, latents have numbers only",
     )
     parser.add_argument(
         "--host",
@@ -49,11 +43,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="serve nothing: write a Space of the Hugging Face Hub that shows the model user/name",
     )
-    parser.add_argument(
-        "--requirement",
-        metavar="LINE",
-        help="of that Space: how pip finds idiff_hf (default: this version of idiff-hf[demo])",
-    )
+    space_flags(parser)
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from .shared import (
     DATA_HELP,
     METRIC_FLAGS,
+    MODEL_HELP,
     local_folder,
     metric_flags,
     metric_names,
@@ -26,11 +27,10 @@ def add(commands: Any) -> None:
         "evaluate",
         allow_abbrev=False,
         help="measure a finished run (results.json, figures, card), or a pipeline on a dataset",
+        description="Measure a finished run again, and write its results.json, figures and card, or score a pipeline on any dataset.",
         epilog=f"With a pipeline's folder: {DATA_HELP}.",
     )
-    parser.add_argument(
-        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
-    )
+    parser.add_argument("model", type=Path, help=MODEL_HELP)
     parser.add_argument(
         "--real",
         type=Path,
@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
         "--out", type=Path, help="of a pipeline: the folder of results.json and figures (default: evaluation)"
     )
     parser.add_argument("--num_samples", type=int, default=10000, help="of a pipeline: images scored")
+    parser.add_argument("--json", action="store_true", help="print JSON: what results.json holds")
     metric_flags(parser)
     of_a_pipeline = ("out", "num_samples", *METRIC_FLAGS)
     parser.set_defaults(run=run, defaults={name: parser.get_default(name) for name in of_a_pipeline})
@@ -65,8 +66,11 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..readback import read_real_images, real_image_file
 
     if options.real is None:
-        if evaluate_run(model) is None:  # not the first of several processes
+        written = evaluate_run(model)
+        if written is None:  # not the first of several processes
             return
+        if options.json:
+            print(written.read_text(encoding="utf-8"), end="")
     else:
         images, factors = real_image_file(options.real)
         report = read_real_images(load_run(model)[1], images, factors)
@@ -94,5 +98,8 @@ def _evaluate_pipeline(model: Path, options: argparse.Namespace, flags: list[str
         intervals=options.intervals,
     )
     if scores is not None:
-        print_scores(scores)
+        if options.json:
+            print(json.dumps(scores, indent=2))
+        else:
+            print_scores(scores)
         print(out / "results.json", file=sys.stderr)

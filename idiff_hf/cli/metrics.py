@@ -13,7 +13,10 @@ from .shared import metric_flags, metric_names, no_more, print_scores
 def add(commands: Any) -> None:
     """Describe the arguments."""
     parser = commands.add_parser(
-        "metrics", allow_abbrev=False, help="score the codes in an npz file with arrays codes and factors"
+        "metrics",
+        allow_abbrev=False,
+        help="score the codes in an npz file with arrays codes and factors",
+        description="Score the codes of any model, in an npz file with arrays codes and factors.",
     )
     parser.add_argument("file", type=Path, help="codes (N, D) and factors (N, K), rows in random order")
     parser.add_argument(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .shared import DATA_HELP, own_data, pipeline_folder
+from .shared import DATA_HELP, MODEL_HELP, own_data, pipeline_folder
 
 
 def add(commands: Any) -> None:
@@ -17,11 +17,10 @@ def add(commands: Any) -> None:
         "sensitivity",
         allow_abbrev=False,
         help="how much a U-Net's prediction depends on each latent at each time: a table and a heat map",
+        description="How much a U-Net's prediction depends on each latent at each time: a table and a heat map.",
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
-    parser.add_argument(
-        "model", type=Path, help="the run's train.output_dir, a pipeline's folder, or user/name"
-    )
+    parser.add_argument("model", type=Path, help=MODEL_HELP)
     parser.add_argument(
         "--method",
         choices=("jacobian", "captum"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 DATA_HELP = (
     "which images: the data flags of train_ivae_ddpm.py, such as --data.name dsprites, and --config FILE.yaml"
 )
+MODEL_HELP = "the run's train.output_dir, a pipeline's folder, or user/name"
 METRIC_FLAGS = ("metrics", "seed", "jobs", "dci_regressor", "intervals")
 
 
@@ -38,9 +40,35 @@ def metric_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def drawing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how the diffusion model draws."""
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="solver steps (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+
+
+def space_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a Space of the Hub is told."""
+    parser.add_argument(
+        "--no_data",
+        action="store_true",
+        help="the explorer opens no dataset: pictures are uploaded, latents have numbers only",
+    )
+    parser.add_argument(
+        "--requirement",
+        metavar="LINE",
+        help="of a Space: how pip finds idiff_hf (default: this version of idiff-hf[demo])",
+    )
+
+
 def metric_names(text: str | None) -> list[str] | str | None:
     """What `--metrics` says."""
     return text if text in (None, "all") else text.split(",")
+
+
+def print_lines(lines: Sequence[str], as_json: bool) -> None:
+    """A line for each, or their list as JSON."""
+    print(json.dumps(list(lines), indent=2) if as_json else "\n".join(lines))
 
 
 def no_more(flags: list[str]) -> None:
@@ -61,7 +89,7 @@ def local_folder(model: Path) -> Path:
     """
     if model.exists():
         return model
-    from ..pipelines.hub_folder import download_pipeline, is_repo_id
+    from ..hub_folder import download_pipeline, is_repo_id
 
     name = model.as_posix()
     if not is_repo_id(name):

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..config import DataConfig
 from ..data.pictures import FORMATS, to_picture
 from ..figures import channels_last, to_uint8
+from ..hub_folder import hub_name
 from ..pipeline_scores import held_out_rows
 from ..pipelines import IVAEDiffusionPipeline
-from ..pipelines.hub_folder import hub_name
 from ..processes import process_state
 from ..readback import encode_rows
 from ..sampler_curve import SOLVERS, with_solver

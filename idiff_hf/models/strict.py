@@ -12,6 +12,8 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 from safetensors import SafetensorError, safe_open
 
+from ..hub_folder import download_model, folder_of
+
 
 def check_config_keys(cls: type[ConfigMixin], folder: str | os.PathLike[str]) -> None:
     """Refuse a `config.json` in `folder` that is missing, is not JSON or holds keys that `cls` does not know.
@@ -83,6 +85,17 @@ class StrictModelMixin(ModelMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        return load_strict(
-            cls, Path(pretrained_model_name_or_path) / (kwargs.pop("subfolder", None) or ""), **kwargs
-        )
+        """Load a folder, or from the Hub where there is no such folder: its configuration and safetensors, and no other file.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or `user/name` on the Hub.
+            **kwargs: `subfolder`, such as `ivae` for that of a pipeline, `torch_dtype`, `variant` and what else diffusers takes, and what
+                `hub_folder.download_pipeline` takes.
+
+        Raises:
+            ValueError: One line, as in `load_strict` and `hub_folder.download_pipeline`, or for `use_safetensors=False`.
+        """
+        if not kwargs.pop("use_safetensors", True):
+            raise ValueError(f"use_safetensors=False is refused: {cls.__name__} never reads pickles")
+        folder, rest = folder_of(pretrained_model_name_or_path, kwargs, download_model)
+        return load_strict(cls, folder, **rest)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..data import label_to_z
+from ..latent_names import OF_A_FACTOR
 from .coding import LatentCoding
 from .guided import Guidance
 from .images import ImageInput, OutputType
 from .inversion import flow_times, probability_flow
 
 TRAVERSED = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
-_OF_A_FACTOR = ("known", "released", "per_dimension")
 
 Decoder = Literal["ivae", "ddpm"]
 
@@ -265,7 +265,7 @@ class LatentEditing(LatentCoding):
                 raise ValueError(f"latents are numbered from 0 to {config['latent_dim'] - 1}, got {key}")
             return key
         names = tuple(config["factor_names"])
-        if config["prior_type"] not in _OF_A_FACTOR:
+        if config["prior_type"] not in OF_A_FACTOR:
             raise ValueError(
                 f"{key!r} names no latent: with prior_type={config['prior_type']!r} none belongs to a factor from the start, "
                 "give the number of a latent"

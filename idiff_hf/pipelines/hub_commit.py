@@ -17,7 +17,7 @@ from huggingface_hub import (
 )
 
 from ..folders import MANIFEST, file_behind, manifest_bytes, verify_files
-from .hub_folder import COMPONENTS, TOP_FILES, holds_token, hub_errors, is_repo_id, path_prefix
+from ..hub_folder import COMPONENTS, TOP_FILES, holds_token, hub_errors, is_repo_id, path_prefix
 
 CARD = "README.md"
 RESULTS = "results.json"
@@ -77,19 +77,22 @@ def with_manifest(
     return {**files, MANIFEST: manifest_bytes(kept, metadata or {})}
 
 
-def reference(repo_id: str, revision: str | None = None, subfolder: str | None = None) -> str:
+def reference(repo_id: str, revision: str | None = None, variant: str | None = None) -> str:
     """The arguments of `from_pretrained` that load it, as Python."""
-    given = {"revision": revision, "subfolder": subfolder}
+    given = {"revision": revision, "variant": variant}
     return ", ".join([f'"{repo_id}"', *(f'{key}="{value}"' for key, value in given.items() if value)])
 
 
-def plain_card(components: Mapping[str, Any], repo_id: str, revision: str | None = None) -> str:
+def plain_card(
+    components: Mapping[str, Any], repo_id: str, revision: str | None = None, variant: str | None = None
+) -> str:
     """The card of a pipeline of which nothing was measured.
 
     Args:
         components: Of the pipeline, None for those that it does not have.
         repo_id: Where it goes.
         revision: The branch, where it is not the main one.
+        variant: Of its weights, where there is no other.
     """
     has_ivae = components["ivae"] is not None
     data = ModelCardData(
@@ -103,7 +106,7 @@ def plain_card(components: Mapping[str, Any], repo_id: str, revision: str | None
         template_str=_PLAIN_CARD,
         repo_id=repo_id,
         parts=", ".join(parts),
-        reference=reference(repo_id, revision),
+        reference=reference(repo_id, revision, variant),
     )
     return str(card) + "\n"
 
@@ -118,6 +121,8 @@ def commit_files(
     commit_message: str = "Upload a pipeline of idiff_hf",
     token: str | bool | None = None,
     subfolder: str | None = None,
+    space_sdk: str | None = None,
+    keep_weights: bool = False,
 ) -> str:
     """Send files in one commit, after which the repository holds none of an earlier model; it is created where it is missing.
 
@@ -130,6 +135,8 @@ def commit_files(
         commit_message: Its first line.
         token: Access token, by default that of HF_TOKEN or of `hf auth login`.
         subfolder: Put the files there; what lies elsewhere is left alone.
+        keep_weights: Refuse to take weights out that these files do not replace.
+        space_sdk: Send them to a Space of this kind instead of a model's repository, and take nothing out of it.
 
     Returns:
         The address of the commit, or of the pull request.
@@ -146,11 +153,12 @@ def commit_files(
             )
     prefix = path_prefix(subfolder)
     api = HfApi(token=token, library_name="idiff_hf")
-    create_repository(repo_id, private, token)
+    create_repository(repo_id, private, token, space_sdk)
+    repo_type = "model" if space_sdk is None else "space"
     with hub_errors(f"cannot publish to {repo_id}", token):
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        there = api.list_repo_files(repo_id, revision=revision)
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        there = api.list_repo_files(repo_id, revision=revision) if space_sdk is None else []
         stale = [
             name
             for name in there
@@ -158,6 +166,11 @@ def commit_files(
             and _OURS.fullmatch(name.removeprefix(prefix))
             and name.removeprefix(prefix) not in files
         ]
+        if keep_weights and (others := [name for name in stale if name.endswith(".safetensors")]):
+            raise ValueError(
+                f"it holds other weights, {others[0]}, which would be taken out: save all variants into one folder, and publish that "
+                "by `idiff publish`"
+            )
         commit = api.create_commit(
             repo_id,
             [
@@ -165,16 +178,28 @@ def commit_files(
                 *(CommitOperationDelete(name) for name in stale),
             ],
             commit_message=commit_message,
+            repo_type=repo_type,
             revision=revision,
             create_pr=create_pr,
         )
     return str(commit.pr_url or commit.commit_url)
 
 
-def create_repository(repo_id: str, private: bool | None = None, token: str | bool | None = None) -> None:
-    """Create it where it is missing; `ValueError` in one line where that may not be done."""
+def create_repository(
+    repo_id: str,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    space_sdk: str | None = None,
+) -> None:
+    """Create a model's repository, or a Space, where it is missing; `ValueError` in one line where that may not be done."""
     with hub_errors(f"cannot publish to {repo_id}", token):
-        HfApi(token=token, library_name="idiff_hf").create_repo(repo_id, private=private, exist_ok=True)
+        HfApi(token=token, library_name="idiff_hf").create_repo(
+            repo_id,
+            private=private,
+            exist_ok=True,
+            repo_type="model" if space_sdk is None else "space",
+            space_sdk=space_sdk,
+        )
 
 
 def check_target(

@@ -11,17 +11,17 @@ from typing import Any, cast
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel, UNet2DModel, VQModel
 
 from ..folders import MANIFEST, DamagedFolderError, verify_files
-from ..models import CONDITIONINGS, IVAEModel, load_strict
-from ..schedulers import VPSDEScheduler
-from .hub_folder import (
+from ..hub_folder import (
     COMPONENTS,
     INDEX,
     cached_repository,
     download_pipeline,
     files_to_read,
+    folder_of,
     hub_arguments,
-    is_repo_id,
 )
+from ..models import CONDITIONINGS, IVAEModel, load_strict
+from ..schedulers import VPSDEScheduler
 
 LIBRARY = "idiff_hf"
 PIPELINE = "IVAEDiffusionPipeline"
@@ -30,11 +30,7 @@ PIPELINE = "IVAEDiffusionPipeline"
 def open_folder(name: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The folder that `from_pretrained` is given, from the Hub where there is none here, and the arguments that are left for loading it."""
     check_arguments(given)
-    hub = hub_arguments(given)
-    rest = {key: value for key, value in given.items() if key not in hub or key == "variant"}
-    if Path(name).is_dir() or not is_repo_id(name):
-        return Path(name) / (hub.get("subfolder") or ""), rest
-    return download_pipeline(str(name), **hub), rest
+    return folder_of(name, given, download_pipeline)
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:

@@ -18,12 +18,21 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..folders import MANIFEST
-from ..models import Autoencoder, Conditioning, IVAEModel, decode_latents, encode_latents
+from ..hub_folder import download_pipeline, hub_arguments
+from ..models import (
+    AdditiveConditioning,
+    Autoencoder,
+    IVAEModel,
+    NoConditioning,
+    ScaleShiftConditioning,
+    TokenConditioning,
+    decode_latents,
+    encode_latents,
+)
 from .coding import bring, check_output_type
 from .editing import LatentEditing
 from .guided import Guidance, GuidedUNet
 from .hub_commit import CARD, check_target, commit_files, pipeline_files, plain_card, with_manifest
-from .hub_folder import download_pipeline, hub_arguments
 from .images import ImageInput, OutputType
 from .loading import check_arguments, load_components, open_folder, tidy_saved
 
@@ -60,7 +69,12 @@ class IVAEDiffusionPipeline(LatentEditing):
         self,
         ivae: IVAEModel | None = None,
         unet: UNet2DModel | UNet2DConditionModel | None = None,
-        conditioning: Conditioning | None = None,
+        # each class by name, for `from_pipe` takes over components of exactly these
+        conditioning: AdditiveConditioning
+        | ScaleShiftConditioning
+        | TokenConditioning
+        | NoConditioning
+        | None = None,
         scheduler: SchedulerMixin | None = None,
         vae: Autoencoder | None = None,
     ) -> None:
@@ -127,6 +141,7 @@ class IVAEDiffusionPipeline(LatentEditing):
         create_pr: bool = False,
         revision: str | None = None,
         subfolder: str | None = None,
+        variant: str | None = None,
     ) -> str:
         """Publish the pipeline alone, in one commit, with a card that says that nothing was measured; see `hub_commit.commit_files`.
 
@@ -140,6 +155,8 @@ class IVAEDiffusionPipeline(LatentEditing):
             create_pr: Open a pull request instead.
             revision: A branch instead of the main one.
             subfolder: Put the pipeline there, without a card; other folders are left alone.
+            variant: Name the weights so, such as `fp16`, for `from_pretrained(repo_id, variant="fp16")`. A repository that holds other
+                weights is refused: to have several, save them into one folder and publish that by `idiff publish`.
 
         Returns:
             The address of the commit, or of the pull request.
@@ -149,10 +166,10 @@ class IVAEDiffusionPipeline(LatentEditing):
         """
         check_target(repo_id, revision, create_pr, token)
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, variant=variant)
             files = pipeline_files(Path(folder))
             if not subfolder:
-                files[CARD] = plain_card(self.components, repo_id, revision).encode()
+                files[CARD] = plain_card(self.components, repo_id, revision, variant).encode()
             return commit_files(
                 with_manifest(files),
                 repo_id,
@@ -162,6 +179,7 @@ class IVAEDiffusionPipeline(LatentEditing):
                 commit_message=commit_message,
                 token=token,
                 subfolder=subfolder,
+                keep_weights=variant is not None,
             )
 
     @property

@@ -227,6 +227,11 @@ def test_replay_finds_the_batch_the_terms_and_the_gradients(
     assert "  ddpm                 nan   not finite" in text
     assert idiff(["replay", str(tmp_path), "--step", "4"]) == 0
     assert "gradients that are not finite: none" in capsys.readouterr().out
+    assert idiff(["replay", str(tmp_path), "--step", "2", "--json"]) == 0
+    # JSON has no NaN: it is the word
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["micro_batches"][1]["images"] == {"min": "nan", "max": "nan", "finite": False}
+    assert printed["micro_batches"][0] == whole and printed["parameters"] == found["parameters"]
     for step, message in (
         (0, f"error: {tmp_path} has no checkpoint at or before step 0, only of [1]\n"),
         (6, "error: --step must be below train.max_train_steps=6, got 6\n"),

@@ -97,6 +97,7 @@ def hub(_hub: Hub) -> Hub:
     _hub.log.clear()
     _hub.faults.clear()
     _hub.sizes.clear()
+    _hub.objects.clear()
     return _hub
 
 

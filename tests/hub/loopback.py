@@ -1,6 +1,7 @@
-"""A Hub on the loopback interface: what huggingface_hub asks of one to create, commit to, list and fetch a model repository.
+"""A Hub on the loopback interface: what huggingface_hub asks of one to create, commit to, list and fetch a model repository or a Space.
 
-It keeps a log of requests, and misbehaves where a test says so.
+Weights are sent by Git LFS and everything else in the commit itself, as on the Hub. It keeps a log of requests, and misbehaves where a test
+says so.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Fault:
 
 
 class Hub:
-    """The server; repositories by name, requests in order."""
+    """The server; repositories by name, `spaces/...` those of Spaces; requests in order."""
 
     def __init__(self) -> None:
         hub = self
@@ -67,6 +68,8 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.log: list[str] = []
         self.faults: list[Fault] = []
+        self.objects: dict[str, bytes] = {}
+        """What was sent by LFS, by its SHA-256."""
         self.sizes: dict[str, int] = {}
         """Of files that are said to have another size than they have."""
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -100,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.state
         url = urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         line = f"{self.command} {path}"
         hub.log.append(line)
         fault = next((f for f in hub.faults if f.times > 0 and re.search(f.match, line)), None)
@@ -117,13 +120,38 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif path == "/api/validate-yaml":
             self._send(200, {"errors": [], "warnings": []})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/([^/]+)(?:/(.+))?)?", path):
-            name, action, argument = found.groups()
-            self._model(name, action or "info", argument or "main", body, query, fault)
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            self._batch(json.loads(body)["objects"])
+        elif found := re.fullmatch(r"/objects/([0-9a-f]{64})", path):
+            sent = hashlib.sha256(body).hexdigest() == found[1]
+            if sent:
+                hub.objects[found[1]] = body
+            self._send(200 if sent else 400, {})
+        elif found := re.fullmatch(r"/api/(models|spaces)/([^/]+/[^/]+)(?:/([^/]+)(?:/(.+))?)?", path):
+            kind, name, action, argument = found.groups()
+            name = name if kind == "models" else f"spaces/{name}"
+            self._repository(name, action or "info", argument or "main", body, query, fault)
         else:
             self._send(404, {"error": "no such page"})
 
-    do_GET = do_HEAD = do_POST = _handle
+    do_GET = do_HEAD = do_POST = do_PUT = _handle
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _batch(self, objects: list[dict[str, Any]]) -> None:
+        """Where each object goes; nowhere for one that is there."""
+        for item in objects:
+            if item["oid"] not in self.state.objects:
+                item["actions"] = {"upload": {"href": f"{self.state.endpoint}/objects/{item['oid']}"}}
+        self._send(200, {"transfer": "basic", "objects": objects})
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()
@@ -145,6 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
+        if wanted["type"] == "space":
+            assert wanted["sdk"] == "gradio"
+            name = f"spaces/{name}"
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._send(401, {"error": "Invalid username or password."})
         elif name in self.state.repos:
@@ -155,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.repos[name] = repo
             self._send(200, {"url": f"{self.state.endpoint}/{name}"})
 
-    def _model(self, name: str, action: str, argument: str, body: bytes, query: Any, fault: Any) -> None:
+    def _repository(self, name: str, action: str, argument: str, body: bytes, query: Any, fault: Any) -> None:
         if (repo := self._repo(name)) is None:
             return
         if (
@@ -178,8 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, {})
         elif action == "preupload":
             files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
-            self._send(200, {"files": modes})
+            for file in files:
+                by_lfs = file["path"].endswith(".safetensors")
+                file |= {"uploadMode": "lfs" if by_lfs else "regular", "shouldIgnore": False}
+            self._send(200, {"files": files})
         elif action == "commit" and fault and fault.answer == "drop":
             self.close_connection = True
         elif action == "commit":
@@ -193,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
                 message = value["summary"]
             elif item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif item["key"] == "lfsFile":
+                files[value["path"]] = self.state.objects[value["oid"]]
             elif item["key"] == "deletedFile":
                 del files[value["path"]]
         sha = repo.add(files, message, "" if pull_request else branch)

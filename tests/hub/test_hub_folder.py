@@ -19,7 +19,7 @@ from huggingface_hub.utils import filter_repo_objects
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.cli.shared import local_folder
 from idiff_hf.folders import MANIFEST, DamagedFolderError, verify_files
-from idiff_hf.pipelines.hub_folder import (
+from idiff_hf.hub_folder import (
     download_pipeline,
     file_patterns,
     files_to_read,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,100 @@ pipe.to(torch.float16).save_pretrained("both", variant="fp16")
     assert line == "ValueError: user/model/c on the Hub holds no pipeline: there is no model_index.json in it"
     code, line = load(client, "revision='three'")
     assert line == REFUSED + "HTTP 404: no such repository or revision: see that the name is right"
+
+
+def test_a_variant_is_pushed_loaded_and_never_takes_other_weights_out(
+    hub: Hub, client: Client, saved: Path
+) -> None:
+    push = f"""
+import torch
+from idiff_hf import IVAEDiffusionPipeline
+pipe = IVAEDiffusionPipeline.from_pretrained({str(saved)!r})
+pipe.to(torch.float16).push_to_hub("user/model", variant="fp16")
+"""
+    code, output = client(push)
+    assert code == 0, output
+    files = hub.repos["user/model"].files()
+    weights = {name for name in files if name.endswith(".safetensors")}
+    assert len(weights) == 3 and all(name.endswith(".fp16.safetensors") for name in weights)
+    assert b'from_pretrained("user/model", variant="fp16")' in files["README.md"]
+    assert load(client, "variant='fp16', torch_dtype=__import__('torch').float16") == (0, "loaded")
+    code, line = load(client, "cache_dir='anew'")
+    assert code == 1 and "diffusion_pytorch_model" in line
+    # again is fine, and so is the whole pipeline in its place; but not beside it
+    assert client(push)[0] == 0
+    assert client(push.replace(', variant="fp16"', ""))[0] == 0
+    assert not any("fp16" in name for name in hub.repos["user/model"].files())
+    code, output = client(push)
+    assert code == 1 and output.splitlines()[-1] == (
+        "ValueError: cannot publish to user/model: it holds other weights, conditioning/diffusion_pytorch_model.safetensors, which would "
+        "be taken out: save all variants into one folder, and publish that by `idiff publish`"
+    )
+
+
+def test_one_model_of_a_pipeline_by_its_name(hub: Hub, client: Client, repo: Put, saved: Path) -> None:
+    """Its configuration and safetensors are fetched, and nothing else, whatever lies beside them."""
+    canary = client.folder / "canary"
+    code = f"open({str(canary)!r}, 'w')\n".encode()
+    repo(
+        **{
+            "ivae/diffusion_pytorch_model.bin": pickle.dumps(Bomb(canary)),
+            "ivae/pytorch_model.bin": pickle.dumps(Bomb(canary)),
+            "ivae/ivae.py": code,
+            "ivae/diffusion_pytorch_model.fp16.safetensors": b"0",
+            "config.json": b"{}",
+        }
+    )
+    source = f"""
+import torch
+from idiff_hf import AdditiveConditioning, IVAEModel
+for cls, part in ((IVAEModel, "ivae"), (AdditiveConditioning, "conditioning")):
+    model = cls.from_pretrained("user/model", subfolder=part, use_safetensors=True)
+    local = cls.from_pretrained({str(saved)!r}, subfolder=part)
+    print("same:", all(map(torch.equal, model.state_dict().values(), local.state_dict().values())))
+"""
+    code, output = client(source)
+    assert code == 0 and output.count("same: True") == 2, output
+    assert sorted(hub.fetched()) == sorted(
+        name for name in READ if name.startswith(("ivae/", "conditioning/"))
+    )
+    hub.log.clear()
+    assert client(source, HF_HUB_OFFLINE="1")[1].count("same: True") == 2 and hub.log == []
+    assert not canary.exists()
+    one = "from idiff_hf import IVAEModel\nIVAEModel.from_pretrained({})"
+    for arguments, message in (
+        (
+            "'user/model', subfolder='unet/deep'",
+            "user/model/unet/deep on the Hub holds no model: there is no config.json in it",
+        ),
+        (
+            "'user/other', subfolder='ivae'",
+            "user/other is no folder here, and cannot be loaded from the Hub: HTTP 401: log in by",
+        ),
+        (
+            "'user/model', subfolder='ivae', use_safetensors=False",
+            "use_safetensors=False is refused: IVAEModel never reads pickles",
+        ),
+        ("'user/model', subfolder='../ivae'", "subfolder must be letters, digits"),
+        ("'nowhere', subfolder='ivae'", "nowhere/ivae/config.json is missing"),
+    ):
+        code, output = client(one.format(arguments))
+        assert code == 1 and output.splitlines()[-1].startswith(f"ValueError: {message}"), output
+
+
+def test_latents_of_a_model_from_the_hub_have_the_names_that_its_prior_knows(
+    client: Client, repo: Put
+) -> None:
+    repo()
+    code, output = client.idiff("sensitivity", "user/model", "--num_images", 2, "--num_times", 2)
+    assert code == 0, output
+    rows = [line.split()[:2] for line in output.splitlines() if re.match(r"z\d", line)]
+    assert rows == [
+        [f"z{number}", name]
+        for number, name in enumerate(
+            ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
+        )
+    ]
 
 
 def test_download_gives_the_folder_and_forcing_it_fetches_again(hub: Hub, client: Client, repo: Put) -> None:

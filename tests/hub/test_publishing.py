@@ -91,6 +91,67 @@ def test_a_run_is_published_loaded_by_name_sampled_and_loaded_offline(
     assert (code, drawn(output), hub.log) == (0, local, [])
 
 
+def test_weights_are_sent_by_lfs_and_only_once(hub: Hub, client: Client, run: Path) -> None:
+    weights = {name for name in PUBLISHED if name.endswith(".safetensors")}
+    assert client.idiff("publish", run, "--repo", "user/model")[0] == 0
+    assert len([line for line in hub.log if line.startswith("PUT /objects/")]) == len(weights)
+    files = hub.repos["user/model"].files()
+    assert set(hub.objects.values()) == {files[name] for name in weights}
+    hub.log.clear()
+    assert client.idiff("publish", run, "--repo", "user/other")[0] == 0
+    assert "POST /user/other.git/info/lfs/objects/batch" in hub.log
+    assert not any(line.startswith("PUT ") for line in hub.log)
+    assert hub.repos["user/other"].files().keys() == files.keys()
+
+
+def test_a_space_is_published_beside_its_model(hub: Hub, client: Client, run: Path) -> None:
+    arguments = ("publish", run, "--repo", "user/model", "--space", "user/show", "--private")
+    code, output = client.idiff(*arguments, "--dry_run", "--json", HF_TOKEN="")
+    listed = json.loads(output)
+    assert code == 0 and hub.log == []
+    code, output = client.idiff(*arguments, "--no_data", "--json")
+    assert code == 0, output
+    space = hub.repos["spaces/user/show"]
+    of_space = {"app.py", "requirements.txt", "README.md"}
+    assert listed.keys() == PUBLISHED | {f"user/show: {name}" for name in of_space}
+    assert json.loads(output[output.index("{") :]) == {
+        "model": f"{hub.endpoint}/user/model/commit/{hub.repos['user/model'].branches['main']}",
+        "space": f"{hub.endpoint}/spaces/user/show/commit/{space.branches['main']}",
+    }
+    assert space.private and hub.repos["user/model"].private
+    assert space.messages == ["initial commit", "Show user/model in the latent explorer"]
+    files = space.files()
+    assert files.keys() == of_space | {".gitattributes"}
+    assert files["app.py"].decode().endswith('\nserve_space("user/model", data=False)\n')
+    header = files["README.md"].decode().split("---\n")[1]
+    assert "sdk: gradio\n" in header and "- user/model\n" in header
+    # what its owner added stays, and a model's own repository of that name is another thing
+    space.add({**files, "config.yaml": b"mine"}, "by hand")
+    assert client.idiff(*arguments)[0] == 0
+    assert space.files().keys() == {*files, "config.yaml"} and "user/show" not in hub.repos
+
+
+def test_a_space_that_is_refused_says_where_the_model_is(hub: Hub, client: Client, run: Path) -> None:
+    publish = ("publish", run, "--repo", "user/model")
+    for flags, message in (
+        (["--no_data"], "--no_data and --requirement are of a Space: give --space USER/NAME too"),
+        (["--space", "show"], "a repository is named user/name, got 'show'"),
+        (
+            ["--space", "user/show", "--revision", "x"],
+            "a Space shows the main branch: leave out --revision and --create_pr, or --space",
+        ),
+    ):
+        assert client.idiff(*publish, *flags) == (2, f"error: {message}\n")
+    assert hub.log == []
+    hub.faults.append(Fault("POST /api/spaces/.*/commit/", 403))
+    code, output = client.idiff(*publish, "--space", "user/show")
+    commit = hub.repos["user/model"].branches["main"]
+    assert code == 2 and output.splitlines()[-1].endswith(
+        f"or the repository asks for its terms to be accepted on its page (the model is at {hub.endpoint}/user/model/commit/{commit})"
+    )
+    assert hub.repos["spaces/user/show"].messages == ["initial commit"]
+
+
 def test_the_published_card_shows_its_figures_and_its_snippet_runs_as_printed(
     hub: Hub, client: Client, run: Path
 ) -> None:
@@ -220,6 +281,7 @@ ERRORS = {
     "403": (Fault("POST /api/repos/create", 403), "HTTP 403: the access token has no right to do this"),
     "404": (Fault("POST .*/commit/", 404), "HTTP 404: no such repository or revision"),
     "429": (Fault("POST .*/commit/", 429), "HTTP 429: too many requests: wait, and try again"),
+    "LFS": (Fault("PUT /objects/", 403), "HTTP 403: the access token has no right to do this"),
     "500": (Fault("POST .*/commit/", 500), "HTTP 500: the Hub has a problem: try again later"),
     "dropped": (Fault("POST .*/commit/", "drop"), "Server disconnected without sending a response"),
 }

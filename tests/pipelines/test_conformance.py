@@ -114,6 +114,12 @@ def test_components_function(pipe: IVAEDiffusionPipeline) -> None:
     assert torch.equal(draw(again), draw(pipe))
 
 
+def test_from_pipe_consistent_config(any_kind: IVAEDiffusionPipeline) -> None:
+    again = IVAEDiffusionPipeline.from_pipe(any_kind)
+    assert all(again.components[name] is component for name, component in any_kind.components.items())
+    assert torch.equal(draw(again), draw(any_kind))
+
+
 def test_pipeline_call_signature() -> None:
     parameters = inspect.signature(IVAEDiffusionPipeline.__call__).parameters
     assert set(parameters) >= {

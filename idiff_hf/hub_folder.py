@@ -1,4 +1,4 @@
-"""A pipeline on the Hugging Face Hub as a folder here: which files are fetched, and what is said where that fails.
+"""A pipeline, or one model of it, on the Hugging Face Hub as a folder here: which files are fetched, and what is said where that fails.
 
 Fetching, its cache, retries and offline mode are huggingface_hub's. What is ours is the list of files: JSON, YAML and safetensors by name,
 so that code, pickles and whatever else lies in a repository stay there.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,12 +19,13 @@ from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from ..folders import MANIFEST
+from .folders import MANIFEST
 
 COMPONENTS = ("ivae", "unet", "conditioning", "scheduler", "vae")
 """The parts of a pipeline, each in a folder of this name."""
 
 INDEX = "model_index.json"
+MODEL_CONFIG = "config.json"
 TOP_FILES = (INDEX, MANIFEST, "config.yaml")
 """What is read beside the components: the index, the hashes, and the configuration that the model was trained by."""
 
@@ -57,16 +58,21 @@ def file_patterns(variant: str | None = None) -> list[str]:
     Args:
         variant: Of weights, such as `fp16`.
     """
+    files = model_patterns(variant)
+    models = [f"{part}/{file}" for part in COMPONENTS if part != "scheduler" for file in files]
+    return [*TOP_FILES, "scheduler/scheduler_config.json", *models]
+
+
+def model_patterns(variant: str | None = None) -> list[str]:
+    """The same of one model of it."""
     _check_plain("variant", variant)
     mark = "" if variant is None else f".{variant}"
-    files = (
-        "config.json",
+    return [
+        MODEL_CONFIG,
         f"diffusion_pytorch_model{mark}.safetensors",
         f"diffusion_pytorch_model{mark}-?????-of-?????.safetensors",
         f"diffusion_pytorch_model.safetensors.index{mark}.json",
-    )
-    models = [f"{part}/{file}" for part in COMPONENTS if part != "scheduler" for file in files]
-    return [*TOP_FILES, "scheduler/scheduler_config.json", *models]
+    ]
 
 
 def files_to_read(folder: Path, variant: str | None = None) -> list[str]:
@@ -77,28 +83,15 @@ def files_to_read(folder: Path, variant: str | None = None) -> list[str]:
     return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
-def download_pipeline(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    subfolder: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
+def download_pipeline(repo_id: str, *, variant: str | None = None, **hub: Any) -> Path:
     """Fetch a pipeline into the Hub's cache, or find it there.
 
     Args:
         repo_id: `user/name`.
-        revision: Branch, tag or commit.
         variant: Of weights, such as `fp16`: only those are fetched.
-        subfolder: Where the pipeline lies in the repository, by default at its top.
-        token: Access token, by default that of HF_TOKEN or of `hf auth login`.
-        cache_dir: The cache, by default that of HF_HUB_CACHE.
-        local_files_only: Take what is in the cache and ask nobody, as HF_HUB_OFFLINE=1 does.
-        force_download: Fetch again what is in the cache.
+        **hub: `revision` (branch, tag or commit), `subfolder` (where the pipeline lies in the repository, by default at its top), `token`
+            (by default that of HF_TOKEN or of `hf auth login`), `cache_dir` (by default that of HF_HUB_CACHE), `local_files_only` (take
+            what is in the cache and ask nobody, as HF_HUB_OFFLINE=1 does) and `force_download` (fetch again what is in the cache).
 
     Returns:
         The pipeline's folder in the cache.
@@ -106,8 +99,29 @@ def download_pipeline(
     Raises:
         ValueError: One line: no such repository, no access, no connection and nothing in the cache, no pipeline in the repository.
     """
+    return _download(repo_id, file_patterns(variant), "pipeline", INDEX, **hub)
+
+
+def download_model(repo_id: str, *, variant: str | None = None, **hub: Any) -> Path:
+    """Fetch one model, such as the iVAE of a pipeline with `subfolder="ivae"`; see `download_pipeline`."""
+    return _download(repo_id, model_patterns(variant), "model", MODEL_CONFIG, **hub)
+
+
+def _download(
+    repo_id: str,
+    patterns: list[str],
+    what: str,
+    must_hold: str,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
     prefix = path_prefix(subfolder)
-    allowed = [prefix + pattern for pattern in file_patterns(variant)]
+    allowed = [prefix + pattern for pattern in patterns]
     silent: HTTPError | None = None
     with hub_errors(f"{repo_id} is no folder here, and cannot be loaded from the Hub", token):
         if not local_files_only:
@@ -134,9 +148,9 @@ def download_pipeline(
         except LocalEntryNotFoundError as error:
             raise silent or error from error.__cause__
     folder = Path(snapshot) / prefix
-    if not (folder / INDEX).is_file():
+    if not (folder / must_hold).is_file():
         where = f"{repo_id}/{subfolder}" if subfolder else repo_id
-        raise ValueError(f"{where} on the Hub holds no pipeline: there is no {INDEX} in it")
+        raise ValueError(f"{where} on the Hub holds no {what}: there is no {must_hold} in it")
     return folder
 
 
@@ -221,6 +235,17 @@ def _check_plain(name: str, value: str | None) -> None:
     """Refuse what could be another place or a pattern."""
     if value is not None and (not _PLAIN.fullmatch(value) or ".." in value):
         raise ValueError(f"{name} must be letters, digits, '-', '_' and single dots, got {value!r}")
+
+
+def folder_of(
+    name: str | os.PathLike[str], given: Mapping[str, Any], download: Callable[..., Path]
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that a `from_pretrained` is given, from the Hub where there is none here, and the arguments left to load it."""
+    hub = hub_arguments(given)
+    rest = {key: value for key, value in given.items() if key not in hub or key == "variant"}
+    if Path(name).is_dir() or not is_repo_id(name):
+        return Path(name) / (hub.get("subfolder") or ""), rest
+    return download(str(name), **hub), rest
 
 
 def hub_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Which latent stands for which factor: as the prior says it, or as a finished run measured it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+OF_A_FACTOR = ("known", "released", "per_dimension")
+"""Types of prior that tie latent k to factor k from the start."""
+
+
+def named_latents(folder: Path, ivae: Mapping[str, Any]) -> dict[str, int]:
+    """The number of the latent of each factor; empty where nothing says it.
+
+    Args:
+        folder: A saved pipeline. In a run that was evaluated, the latents are those that its `results.json` matched to the factors.
+        ivae: The configuration of its iVAE, whose prior says it elsewhere, such as for a model from the Hub.
+    """
+    return _matched(folder.resolve()) or _of_prior(ivae)
+
+
+def _matched(folder: Path) -> dict[str, int]:
+    path = folder.parent / "results.json"
+    if folder.name != "pipeline" or not path.is_file():
+        return {}
+    metrics = json.loads(path.read_text(encoding="utf-8"))["model"]["metrics"]
+    return {} if metrics is None else metrics["matched_latent"]
+
+
+def _of_prior(ivae: Mapping[str, Any]) -> dict[str, int]:
+    if ivae["prior_type"] not in OF_A_FACTOR:
+        return {}
+    return {name: number for number, name in enumerate(ivae["factor_names"])}

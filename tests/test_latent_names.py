@@ -1,0 +1,37 @@
+"""Which latent stands for which factor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idiff_hf.latent_names import named_latents
+
+FACTORS = ("hue", "scale")
+
+
+@pytest.mark.parametrize("prior", ["known", "released", "per_dimension"])
+def test_a_prior_that_is_told_of_the_factors_names_latents_in_their_order(prior: str, tmp_path: Path) -> None:
+    config = {"prior_type": prior, "factor_names": FACTORS}
+    assert named_latents(tmp_path, config) == {"hue": 0, "scale": 1}
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_any_other_prior_names_none(prior: str, tmp_path: Path) -> None:
+    assert named_latents(tmp_path, {"prior_type": prior, "factor_names": FACTORS}) == {}
+
+
+def test_what_a_run_measured_comes_first(tmp_path: Path) -> None:
+    metrics: dict[str, Any] | None
+    for metrics, expected in (
+        ({"matched_latent": {"hue": 4, "scale": 1}}, {"hue": 4, "scale": 1}),
+        (None, {"hue": 0, "scale": 1}),
+    ):
+        (tmp_path / "results.json").write_text(json.dumps({"model": {"metrics": metrics}}), encoding="utf-8")
+        config = {"prior_type": "known", "factor_names": FACTORS}
+        assert named_latents(tmp_path / "pipeline", config) == expected
+        # a file of results beside another folder is of something else
+        assert named_latents(tmp_path / "other", config) == {"hue": 0, "scale": 1}
