@@ -259,7 +259,7 @@ def evaluate(
             number of rows (two or more), if a factor is constant, if `num_train` leaves no row to fit or to
             test on, if `dci_regressor` is another word, or if `num_bins` is below 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
         >>> result = evaluate(factors[:, :1], factors, metrics=["mig", "modularity"])
@@ -317,7 +317,7 @@ def evaluate_codes(
     Raises:
         ValueError: As `evaluate`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
         >>> evaluate_codes(factors, factors, metrics=["modularity"])["modularity"]
@@ -357,7 +357,7 @@ def sampling_intervals(
     Raises:
         ValueError: As `confidence_intervals`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.tile(np.indices((2, 2)).reshape(2, -1).T, (20, 1))
         >>> round(sampling_intervals(factors, factors, num_resamples=5)["mcc_pearson"]["value"], 6)

@@ -123,7 +123,7 @@ def beta_vae(
             `batch_size` is below 2 or a number of points below 1, or if so few training points are drawn that
             they share one factor.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.indices((3, 4)).reshape(2, -1).T
         >>> beta_vae(-factors[:, ::-1], factors).score
@@ -163,7 +163,7 @@ def beta_vae_from_representation(
             for each row of factors, if `batch_size` is below 2 or a number of points below 1, or if so few
             training points are drawn that they share one factor.
 
-    Example:
+    Examples:
         >>> beta_vae_from_representation(lambda factors: -factors, [3, 4, 5]).score
         1.0
     """

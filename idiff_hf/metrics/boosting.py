@@ -167,7 +167,7 @@ def fit_boosting(codes: _Floats, labels: npt.NDArray[np.intp], num_train: int) -
     Raises:
         ValueError: If there are more train rows than the sums have room for.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> labels = np.array([0, 1, 2, 0, 1, 2, 0, 1])
         >>> fit = fit_boosting(np.column_stack([np.zeros(8), labels]), labels, num_train=6)

@@ -95,7 +95,7 @@ def disentanglement_from_importance(importance: npt.ArrayLike) -> float:
         ValueError: If the matrix is not 2-D, has fewer than 2 rows or columns, or holds a negative or
             non-finite value.
 
-    Example:
+    Examples:
         >>> disentanglement_from_importance([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
         1.0
         >>> disentanglement_from_importance([[0.5, 0.5], [0.5, 0.5]])
@@ -124,7 +124,7 @@ def completeness_from_importance(importance: npt.ArrayLike) -> float:
         ValueError: If the matrix is not 2-D, has fewer than 2 rows or columns, or holds a negative or
             non-finite value.
 
-    Example:
+    Examples:
         >>> completeness_from_importance([[1.0, 0.0], [0.0, 1.0]])
         1.0
         >>> round(completeness_from_importance([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]]), 4)
@@ -230,7 +230,7 @@ def dci(
             if a factor is constant in all rows or in the first `num_train`, if there is only one latent or
             factor, if `num_train` leaves no test row, or if `regressor` is another word.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.random.default_rng(0).integers(0, 2, size=(60, 2))
         >>> result = dci(factors + 0.0, factors)

@@ -28,7 +28,7 @@ def equal_width_bins(
     Raises:
         ValueError: If `num_bins` is below 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> equal_width_bins(np.array([[0.0], [0.4], [0.5], [1.0]]), num_bins=2).ravel().tolist()
         [0, 0, 1, 1]
@@ -60,7 +60,7 @@ def factor_labels(factors: npt.NDArray[np.generic], num_bins: int = DEFAULT_NUM_
     Raises:
         ValueError: If factors are floating and `num_bins` is below 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factor_labels(np.array([[7], [3], [7]])).ravel().tolist()
         [1, 0, 1]

@@ -117,7 +117,7 @@ def explicitness(
             if a factor is constant in all rows or in those fitted on, if a class is absent from the train or
             the test rows, if `num_train` leaves no test row, or if both `num_train` and `all_rows` are given.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.tile(np.indices((2, 2)).reshape(2, -1).T, (9, 1))
         >>> explicitness(factors @ [[2, 1], [-1, 2]], factors).mean

@@ -240,7 +240,7 @@ def factor_vae(
             if a factor is constant, if there is only one factor, if the rows are not a full grid, or if
             `batch_size` is below 2 or a number of votes below 1.
 
-    Example:
+    Examples:
         A grid of two factors, coded in the other order, with a dead latent:
 
         >>> import numpy as np
@@ -287,7 +287,7 @@ def factor_vae_from_representation(
         ValueError: If a size is below 2 or there is one only, if the codes are not finite and 2-D with a row
             for each row of factors, or if `batch_size` is below 2 or a number of votes below 1.
 
-    Example:
+    Examples:
         >>> factor_vae_from_representation(lambda factors: -factors, [3, 4, 5]).score
         1.0
     """

@@ -82,7 +82,7 @@ def infom_from_nmi(nmi_matrix: npt.ArrayLike) -> float:
         ValueError: If the matrix is not 2-D, holds a negative or non-finite value, or has no row or fewer
             than 2 columns.
 
-    Example:
+    Examples:
         >>> round(infom_from_nmi([[0.9, 0.0], [0.0, 0.5], [0.2, 0.2]]), 4)
         0.6667
     """
@@ -115,7 +115,7 @@ def infoc_from_nmi(nmi_matrix: npt.ArrayLike) -> float:
         ValueError: If the matrix is not 2-D, holds a negative or non-finite value, or has no column or fewer
             than 2 rows.
 
-    Example:
+    Examples:
         >>> infoc_from_nmi([[0.9, 0.0], [0.0, 0.5]])
         1.0
     """
@@ -188,7 +188,7 @@ def nearest_neighbor_information(
     Raises:
         ValueError: If `num_neighbors` is below 1, or no class has two rows.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> code = np.random.default_rng(0).uniform(size=2000)
         >>> round(nearest_neighbor_information(code, (code > 0.5) * 1), 2)  # ln 2 = 0.69
@@ -307,7 +307,7 @@ def infomec(
             if a factor is constant or has no class of two rows, if there is only one factor or one active
             latent, or if `num_neighbors` is below 1.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> factors = np.indices((4, 5, 20)).reshape(3, -1).T
         >>> result = infomec(np.column_stack([-factors, np.zeros(400)]), factors)

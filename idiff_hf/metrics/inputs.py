@@ -60,7 +60,7 @@ def check_codes(codes: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: If codes are not 2-D, numeric and finite, or if there are fewer than two rows.
 
-    Example:
+    Examples:
         >>> check_codes([[5, 2], [3, 4]]).dtype.name
         'float64'
     """
@@ -86,7 +86,7 @@ def check_codes_and_factors(
         ValueError: If an array is not 2-D, numeric and finite, if the row counts differ or are below 2, or if
             a factor is constant (its entropy is 0, and every metric would divide by it).
 
-    Example:
+    Examples:
         >>> codes, factors = check_codes_and_factors([[5, 2], [3, 4]], [[0, 1], [1, 0]])
         >>> codes.dtype.name, factors.dtype.kind
         ('float64', 'i')
@@ -136,7 +136,7 @@ def rows_to_train_on(num_samples: int, num_train: int | None) -> int:
     Raises:
         ValueError: If no row is left to fit on or to test on.
 
-    Example:
+    Examples:
         >>> rows_to_train_on(10, None), rows_to_train_on(10, 9)
         (7, 9)
     """
@@ -180,7 +180,7 @@ def varying_columns(table: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     Returns:
         True for a column with two different values.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> varying_columns(np.array([[0.3, 1.0], [0.3, 2.0], [0.3, 1.0]])).tolist()
         [False, True]

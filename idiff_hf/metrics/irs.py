@@ -85,7 +85,7 @@ def irs(codes: npt.ArrayLike, factors: npt.ArrayLike, *, quantile: float = DEFAU
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, or if `quantile` is outside (0, 1].
 
-    Example:
+    Examples:
         A latent for the first factor, and one that sums both:
 
         >>> import numpy as np

@@ -57,7 +57,7 @@ def fit_logistic(
     Returns:
         The fitted classifier.
 
-    Example:
+    Examples:
         >>> features = np.array([[-1.0], [1.0], [-1.0], [1.0], [1.0]])
         >>> model = fit_logistic(features, np.array([0, 0, 1, 1, 1]), penalised=False)
         >>> model.predict_proba([[-1.0], [1.0]]).round(3).tolist()  # class 1 has one row in two, and two in three

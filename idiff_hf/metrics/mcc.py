@@ -89,7 +89,7 @@ def mcc(codes: npt.ArrayLike, factors: npt.ArrayLike, *, correlation: Correlatio
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, or if `correlation` is another word.
 
-    Example:
+    Examples:
         Two factors, coded in the other order, one with its sign flipped and one distorted:
 
         >>> import numpy as np

@@ -79,7 +79,7 @@ def mig(codes: npt.ArrayLike, factors: npt.ArrayLike, *, num_bins: int = DEFAULT
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, if there is only one latent, or if `num_bins` is below 2.
 
-    Example:
+    Examples:
         A latent that merges the ten classes of a factor in pairs keeps 1 - ln 2 / ln 10 of it:
 
         >>> import numpy as np

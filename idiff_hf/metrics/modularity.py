@@ -86,7 +86,7 @@ def modularity(
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, if there is only one factor, or if `num_bins` is below 2.
 
-    Example:
+    Examples:
         A latent for each of two factors, and a dead one:
 
         >>> import numpy as np

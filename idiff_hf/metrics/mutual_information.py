@@ -51,7 +51,7 @@ def mutual_information_from_labels(
     Raises:
         ValueError: If `num_bins` is below 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> labels = np.array([[0], [0], [1], [1]])
         >>> codes = np.array([[-1.0, 3.0], [-2.0, 3.0], [5.0, 3.0], [4.0, 3.0]])

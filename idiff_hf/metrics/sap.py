@@ -105,7 +105,7 @@ def sap(
             if a factor is constant, if there is only one latent, if `form` is another word, and for "svc"
             if `num_train` leaves no test row or a factor has a single class in the first `num_train` rows.
 
-    Example:
+    Examples:
         Two factors, one of them coded twice:
 
         >>> import numpy as np

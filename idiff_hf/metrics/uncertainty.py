@@ -152,7 +152,7 @@ def confidence_intervals(
             if a factor is constant, if a setting is out of range, if the metric refuses all rows or a
             resample (as scores that need a full grid do), or if a number is not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from idiff_hf.metrics import mcc
         >>> factors = np.random.default_rng(0).integers(0, 4, size=(200, 2))
@@ -218,7 +218,7 @@ def over_seeds(results: Sequence[Mapping[str, object]]) -> dict[str, SeedSummary
     Raises:
         ValueError: If there are no results, or a number is not finite.
 
-    Example:
+    Examples:
         >>> over_seeds([{"mig": 0.25}, {"mig": 0.75}, {"mig": None}])["mig"].mean
         0.5
     """

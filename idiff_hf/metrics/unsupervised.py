@@ -93,7 +93,7 @@ def unsupervised_scores(codes: npt.ArrayLike) -> UnsupervisedResult:
         ValueError: If codes are not 2-D, numeric and finite, if there are fewer than two rows, or if there is
             only one latent.
 
-    Example:
+    Examples:
         A grid has independent columns, and a column doubled determines its copy:
 
         >>> import numpy as np
