@@ -33,7 +33,7 @@ def held_out_scores(config: Config, folder: Path) -> dict[str, Any]:
     _, pipeline = load_run(folder.parent)
     dataset, rows, _ = held_out_rows(folder, pipeline, config.data, config.eval.num_samples)
     codes, factors = encode_rows(pipeline, dataset, rows)
-    found = evaluate(
+    found: dict[str, Any] = evaluate(
         codes,
         factors,
         metrics=METRICS,
@@ -41,10 +41,11 @@ def held_out_scores(config: Config, folder: Path) -> dict[str, Any]:
         dci_regressor="presorted_boosting",
         num_bins=max(DEFAULT_NUM_BINS, pipeline.num_classes or 0),
     ).to_dict()
-    if config.aux.name in ("uniform_posterior", "normal") and not config.aux.modulate_mean:
-        z = dataset.z(torch.from_numpy(factors), "centers").numpy()
-        found["values"] |= unsigned_scores(codes, z, dataset.factor_names)
-    return found
+    unsigned = config.aux.name in ("uniform_posterior", "normal") and not config.aux.modulate_mean
+    if not unsigned or pipeline.num_classes is not None:
+        return found
+    z = dataset.z(torch.from_numpy(factors), "centers").numpy()
+    return {**found, "values": {**found["values"], **unsigned_scores(codes, z, dataset.factor_names)}}
 
 
 def unsigned_scores(codes: np.ndarray, z: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
