@@ -31,7 +31,7 @@ ALIKE = (
 NAMES = sorted(
     path.relative_to(CONFIGS).with_suffix("").as_posix()
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name != "accelerate"  # those are for `accelerate launch`
+    if path.parent.name not in ("accelerate", "sweeps")  # for `accelerate launch`, and `idiff sweep`
 )
 
 # Typed from the paper: file, table and row, Discrete MIG, Spearman MCC, Disentanglement, Modularity.
