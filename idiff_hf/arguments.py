@@ -6,6 +6,7 @@ refusal are quick.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import reprlib
@@ -123,7 +124,7 @@ def _values(parser: ArgumentParser, arguments: list[str]) -> tuple[Namespace, Na
     """Every value by its dotted key, and the flags alone."""
     for argument in arguments:
         if argument.startswith("--"):
-            _check_key(argument[2:].partition("=")[0], [*_TYPES, *_OPTIONS])
+            check_key(argument[2:].partition("=")[0], [*_TYPES, *_OPTIONS])
     flags = _parse(parser, arguments)
     values: dict[str, Any] = {}
     for path in flags.config or ():
@@ -144,6 +145,21 @@ def config_from_yaml(text: str) -> Config:
         ValueError: In one line, if the text is not YAML, or a key or value is refused.
     """
     return _build(_parse(_parser(None), _flatten(text)))
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Builds the configuration with other values of some keys, such as `{"loss.kl": 1e-3}`.
+
+    Raises:
+        ValueError: In one line, if a key or value is refused.
+    """
+    tree = config.to_dict()
+    for key, value in values.items():
+        check_key(key)
+        group, _, name = key.partition(".")
+        tree[group][name] = value
+    # JSON is YAML
+    return config_from_yaml(json.dumps(tree))
 
 
 @cache
@@ -231,7 +247,7 @@ def _flatten(text: str) -> dict[str, Any]:
             raise ValueError(f"expected groups of keys as in 'train: {{seed: 1}}', got {_short(tree)}")
         values: dict[str, Any] = {}
         for key, value in _leaves(tree, ""):
-            _check_key(key, _TYPES)
+            check_key(key)
             if key in values:
                 raise ValueError(f"key {key!r} is given twice")
             values[key] = value
@@ -267,7 +283,12 @@ def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _check_key(key: str, known: Collection[str]) -> None:
+def check_key(key: str, known: Collection[str] = _TYPES) -> None:
+    """Refuses a key that is not `known`, by default one that no configuration has.
+
+    Raises:
+        ValueError: In one line, with the key that is most alike.
+    """
     if key in known:
         return
     if key in _GROUPS:

@@ -16,6 +16,7 @@ from diffusers import (
 )
 from torch import nn
 
+from .arguments import config_from_yaml
 from .config import Config, DataConfig
 from .data import (
     AUXILIARY,
@@ -243,8 +244,28 @@ def build_ivae(config: Config, dataset: ImageDataset) -> IVAEModel:
     if model.pretrained_backbone is not None:
         load_pretrained_encoder(ivae.encoder, model.pretrained_backbone)
     if model.pretrained_ivae is not None:
+        _check_split(Path(model.pretrained_ivae), config)
         _copy_ivae(Path(model.pretrained_ivae), ivae)
     return ivae
+
+
+def _check_split(folder: Path, config: Config) -> None:
+    """Refuse an iVAE that has learned from images of the same dataset that this run holds out."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    theirs = config_from_yaml(path.read_text(encoding="utf-8"))
+    if (theirs.data.name, theirs.data.path) != (config.data.name, config.data.path):
+        return
+    for name, there, here in (
+        ("train.seed", theirs.train.seed, config.train.seed),
+        ("data.held_out", theirs.data.held_out, config.data.held_out),
+    ):
+        if there != here:
+            raise ValueError(
+                f"model.pretrained_ivae={folder} was trained with {name}={there}, this config has {name}={here}, and so holds out images "
+                f"that the iVAE has learned: give --{name} {there}"
+            )
 
 
 def _copy_ivae(folder: Path, ivae: IVAEModel) -> None:

@@ -39,6 +39,8 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 MODEL_KEYS = ("data.", "aux.", "model.", "unet.", "autoencoder.", "scheduler.", "train.seed")
 """What a resumed run has to share with its checkpoint."""
+FREE_KEYS = ("data.num_workers", "data.cache_dir")
+"""Of these, what changes no image."""
 RUN_PATHS = ("train.output_dir", "train.resume_from_checkpoint")
 
 
@@ -190,7 +192,9 @@ def compare_configs(saved: Config, current: Config, folder: Path) -> list[str]:
         for name in after
         if before.get(name) != after[name]
     }
-    refused = [text for name, text in changed.items() if name.startswith(MODEL_KEYS)]
+    refused = [
+        text for name, text in changed.items() if name.startswith(MODEL_KEYS) and name not in FREE_KEYS
+    ]
     if refused:
         raise CheckpointError(
             f"{folder} is another model than this config ({', '.join(refused)}): resume with the config it was made with"

@@ -64,9 +64,7 @@ def image_grid(
         y = top + i * (height + _GAP)
         draw.text((left - _PAD, y + height // 2), label, fill="black", font=font, anchor="rm")
         for j, image in enumerate(row):
-            tile = Image.fromarray(image[..., 0] if shape[3] == 1 else image).resize(
-                (width, height), Image.Resampling.NEAREST
-            )
+            tile = to_pil(image).resize((width, height), Image.Resampling.NEAREST)
             picture.paste(tile, (left + j * (width + _GAP), y))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, format="PNG")
@@ -195,3 +193,8 @@ def channels_last(images: Tensor) -> np.ndarray:
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Float images in [0, 1] to uint8."""
     return np.round(images * 255.0).astype(np.uint8)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """An image `(H, W, C)` uint8, of one channel or three."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)

@@ -42,6 +42,20 @@ _TOKEN = re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{20,}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
+def pipeline_in(folder: Path) -> Path:
+    """The saved pipeline that a folder is, or that the folder of a run holds; nothing is asked of the Hub.
+
+    Raises:
+        ValueError: One line, where there is none.
+    """
+    for place in (folder, folder / "pipeline"):
+        if (place / INDEX).is_file():
+            return place
+    raise ValueError(
+        f"{folder} holds no saved pipeline: there is no {INDEX} in it, nor in {folder / 'pipeline'}"
+    )
+
+
 def is_repo_id(name: str | os.PathLike[str]) -> bool:
     """Whether a name has the form `user/name`; a relative path may have it, too."""
     text = str(name)

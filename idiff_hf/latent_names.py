@@ -18,7 +18,7 @@ def named_latents(folder: Path, ivae: Mapping[str, Any]) -> dict[str, int]:
         folder: A saved pipeline. In a run that was evaluated, the latents are those that its `results.json` matched to the factors.
         ivae: The configuration of its iVAE, whose prior says it elsewhere, such as for a model from the Hub.
     """
-    return _matched(folder.resolve()) or _of_prior(ivae)
+    return _of_prior(ivae) | _matched(folder.resolve())
 
 
 def _matched(folder: Path) -> dict[str, int]:
@@ -26,7 +26,8 @@ def _matched(folder: Path) -> dict[str, int]:
     if folder.name != "pipeline" or not path.is_file():
         return {}
     metrics = json.loads(path.read_text(encoding="utf-8"))["model"]["metrics"]
-    return {} if metrics is None else metrics["matched_latent"]
+    # -1: fewer latents than factors
+    return {} if metrics is None else {name: z for name, z in metrics["matched_latent"].items() if z >= 0}
 
 
 def _of_prior(ivae: Mapping[str, Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from .config import Config
 from .folders import MANIFEST, file_behind, verify_files
 from .hub import build_card, read_results
-from .hub_folder import INDEX
+from .hub_folder import pipeline_in
 from .pipelines import IVAEDiffusionPipeline
 from .pipelines.hub_commit import (
     CARD,
@@ -39,7 +39,7 @@ def collect(folder: Path, repo_id: str, revision: str | None = None) -> dict[str
         ValueError: One line: a pipeline that can't be loaded or is not what its manifest says, results of another one, a figure that is
             missing, or a link that leads out of the folder.
     """
-    home = folder if (folder / INDEX).is_file() else folder / "pipeline"
+    home = pipeline_in(folder)
     pipeline = IVAEDiffusionPipeline.from_pretrained(home)
     metadata = verify_files(home, ())["metadata"] if (home / MANIFEST).is_file() else {}
     files = pipeline_files(home)

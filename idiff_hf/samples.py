@@ -7,11 +7,11 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .arguments import config_from_yaml
@@ -19,7 +19,7 @@ from .config import DataConfig
 from .data.pictures import to_picture
 from .data.tables import PICTURE_SUFFIXES
 from .drawing import DRAWN_AT_A_TIME
-from .figures import image_grid, latent_labels, to_uint8, traversal_figure
+from .figures import image_grid, latent_labels, to_pil, to_uint8, traversal_figure
 from .folders import os_errors
 from .latent_names import named_latents
 from .model_types import learns_decoder
@@ -190,7 +190,7 @@ def _write_pictures(images: np.ndarray, names: Sequence[str], out: Path) -> None
         staged.mkdir(parents=True)
         try:
             for name, image in zip(names, images, strict=True):
-                Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(staged / name)
+                to_pil(image).save(staged / name)
             shown = images[: GRID_COLUMNS * GRID_ROWS]
             columns = min(GRID_COLUMNS, len(shown))
             blank = np.full((-len(shown) % columns, *shown.shape[1:]), 255, np.uint8)
@@ -234,7 +234,7 @@ def write_traversals(
     """Move one latent at a time and write a grid for each decoder, `traversal_ivae.png` and `traversal_ddpm.png` (Figures 10 and 11).
 
     Args:
-        pipeline: The model.
+        pipeline: The model, with an iVAE.
         folder: Where it lies, by which latents have names (`named_latents`).
         latents: One z, `(1, latent_dim)`, that is kept but for the latent that moves.
         out: The folder of the grids.
@@ -251,8 +251,7 @@ def write_traversals(
     Raises:
         ValueError: One line, as in `traverse`.
     """
-    if pipeline.ivae is None:
-        raise ValueError(f"{folder} is an unconditional diffusion model: it has no latents to move")
+    assert pipeline.ivae is not None  # it has encoded z
     config = pipeline.ivae.config
     named = named_latents(folder, config)
     asked: Sequence[Any] = range(config["latent_dim"]) if dims is None else dims
@@ -276,8 +275,13 @@ def write_traversals(
     labels = latent_labels(config["latent_dim"], named)
     shown = [labels[dim] for dim in chosen]
     files = {decoder: out / f"traversal_{decoder}.png" for decoder in grids}
-    for decoder, images in grids.items():
-        traversal_figure(to_uint8(images), values, shown, files[decoder])
+    with os_errors(f"cannot write {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out, prefix=".tmp-") as staged:
+            for decoder, images in grids.items():
+                traversal_figure(to_uint8(images), values, shown, Path(staged) / files[decoder].name)
+            for path in files.values():
+                os.replace(Path(staged) / path.name, path)
     return {
         "files": [str(path) for path in files.values()],
         "dims": shown,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_PRINTED = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
+_PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -35,3 +35,18 @@ def test_what_a_run_measured_comes_first(tmp_path: Path) -> None:
         assert named_latents(tmp_path / "pipeline", config) == expected
         # a file of results beside another folder is of something else
         assert named_latents(tmp_path / "other", config) == {"hue": 0, "scale": 1}
+
+
+def test_a_factor_that_has_no_latent_has_no_name(tmp_path: Path) -> None:
+    metrics = {"matched_latent": {"hue": 0, "scale": -1}}
+    (tmp_path / "results.json").write_text(json.dumps({"model": {"metrics": metrics}}), encoding="utf-8")
+    config = {"prior_type": "learned", "factor_names": FACTORS}
+    assert named_latents(tmp_path / "pipeline", config) == {"hue": 0}
+
+
+def test_what_was_measured_is_beside_what_the_prior_says(tmp_path: Path) -> None:
+    """Bounds of one column, and the factor of another column that was scored."""
+    metrics = {"matched_latent": {"slant": 1}}
+    (tmp_path / "results.json").write_text(json.dumps({"model": {"metrics": metrics}}), encoding="utf-8")
+    config = {"prior_type": "known", "factor_names": ("ink",)}
+    assert named_latents(tmp_path / "pipeline", config) == {"ink": 0, "slant": 1}

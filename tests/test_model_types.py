@@ -15,6 +15,7 @@ import torch
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.baselines import has_labels, supervised_probe
+from idiff_hf.builders import build_dataset, build_objective
 from idiff_hf.cli import main as cli
 from idiff_hf.config import AuxConfig, Config, DataConfig, OptimConfig
 from idiff_hf.folders import verify_folder
@@ -341,3 +342,17 @@ def test_an_ivae_that_is_trained_on_starts_from_the_given_one(tmp_path: Path, ru
     )
     # four steps of Adam move each weight by little more than 4 * learning_rate, drawn anew they would be elsewhere
     assert 0.0 < max(float((before[key] - after[key]).abs().max()) for key in before) < 5e-3
+
+
+def test_an_ivae_that_has_learned_from_what_is_held_out_is_refused(
+    tmp_path: Path, runs: dict[str, Path]
+) -> None:
+    source = runs["ivae"] / "pipeline"
+    config = changed(small(tmp_path / "run"), model={"pretrained_ivae": str(source)})
+    for part, values, seen in (
+        ("train", {"seed": 7}, "train.seed=0, this config has train.seed=7"),
+        ("data", {"held_out": 0.25}, "data.held_out=0.3, this config has data.held_out=0.25"),
+    ):
+        other = changed(config, **{part: values})
+        with pytest.raises(ValueError, match=rf"{seen}, and so holds out images that the iVAE has learned"):
+            build_objective(other, build_dataset(other))

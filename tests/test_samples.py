@@ -243,6 +243,7 @@ def test_what_is_drawn_of_a_latent_by_what_a_model_has(
     [
         (["--dims", "floor_hues"], "got 'floor_hues'"),
         (["--dims", "6"], "latents are numbered from 0 to 5, got 6"),
+        (["--values", "nan"], "a latent must be set to a finite number, got nan"),
         (["--row", "-1"], "--row must be 0 or more, got -1"),
         (["--row", "48000"], "there are 48000 held-out images, numbered from 0: there is no number 48000"),
         (["--image", "mine"], "--image must be one picture, got a folder of 2"),
@@ -267,3 +268,31 @@ def test_models_without_latents_or_pictures_are_refused(
     one("unconditional").save_pretrained("pipeline")
     assert main(["traverse", "pipeline", "--data.image_size", "16"]) == 2
     assert "this model has no iVAE" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_pipeline_is_not_looked_for_on_the_hub(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runs`, where `runs/quickstart` was meant: `runs/pipeline` would be a name on the Hub."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    Path("runs").mkdir()
+    for command in (
+        ["sample", "runs"],
+        ["traverse", "runs"],
+        ["publish", "runs", "--repo", "u/n", "--dry_run"],
+    ):
+        assert main(command) == 2
+        assert capsys.readouterr().err == (
+            "error: runs holds no saved pipeline: there is no model_index.json in it, nor in runs/pipeline\n"
+        )
+
+
+def test_grids_that_cannot_be_written_are_one_line(
+    saved: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes.txt").write_text("mine")
+    arguments = ["traverse", str(saved), "--dims", "0", "--decoder", "ivae", "--out", "notes.txt"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot write notes.txt: ") and error.count("\n") == 1
+    assert Path("notes.txt").read_text() == "mine"

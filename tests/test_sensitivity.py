@@ -445,7 +445,7 @@ def test_idiff_sensitivity_refuses_in_one_line(
 ) -> None:
     out = ["--out", str(tmp_path / "out")]
     for arguments, message in (
-        ([str(tmp_path)], "pipeline is no saved pipeline"),
+        ([str(tmp_path)], "holds no saved pipeline: there is no model_index.json in it, nor in "),
         (
             [str(run), "--data.image_size", "32"],
             "is of images 3 x 16 x 16, data.name=shapes3d gives 3 x 32 x 32",

@@ -86,7 +86,7 @@ COMMANDS = (
 EXIT_CODES = """exit codes:
   0    done
   2    an input was refused, or training cannot go on: one line on stderr says why, and what to do
-  143  a signal ended training; what was done is saved
+  143  a signal ended it; what training had done is saved
 """
 
 

@@ -51,11 +51,12 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..publishing import collect, publish
 
     of_space = {"data": not options.no_data, "requirement": options.requirement}
+    # before anything is sent
+    in_space = {} if space is None else space_files(options.repo, **of_space)
     if options.dry_run:
         sizes = describe_files(collect(options.folder, options.repo, options.revision))
         if space is not None:
-            files = describe_files(space_files(options.repo, **of_space))
-            sizes = [*sizes, *((f"{space}: {name}", size) for name, size in files)]
+            sizes = [*sizes, *((f"{space}: {name}", size) for name, size in describe_files(in_space))]
         lines = [f"{size:>12,}  {name}" for name, size in sizes]
         print(json.dumps(dict(sizes), indent=2) if options.json else "\n".join(lines))
         return

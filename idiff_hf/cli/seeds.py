@@ -31,23 +31,27 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     """Run what is missing, and print the table."""
     from ..arguments import load_config
     from ..experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
-    from ..experiments.trials import record_to_json, run_trials
-    from ..provenance import command, write_text
+    from ..experiments.trials import record_to_json, refuse_taken, run_trials
+    from ..provenance import write_text
 
     seeds = parse_seeds(options.seeds)
+    refuse_taken(flags, {"train.seed"}, "is what --seeds gives")
     config, _ = load_config(["--config", str(options.config), *training_flags(flags)], "idiff seeds")
     configs = seed_configs(config, seeds)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     records = run_trials(configs, options.root, launcher=options.launcher, jobs=options.jobs)
     table = seeds_table(records)
+    print(json.dumps(table, indent=1) if options.json else seeds_markdown(table))
     if options.out is not None:
+        # where files lie, and how the runs were started, is of this machine
         written = {
-            "command": command(),
+            "command": shlex.join(["idiff", "seeds", str(options.config), "--seeds", options.seeds, *flags]),
             "table": table,
             "records": [record_to_json(record) for record in records],
         }
         write_text(options.out, json.dumps(written, indent=1) + "\n")
         print(options.out, file=sys.stderr)
-    print(json.dumps(table, indent=1) if options.json else seeds_markdown(table))
 
 
 def trial_flags(parser: argparse.ArgumentParser, root: str | None) -> None:

@@ -98,9 +98,10 @@ def local_folder(model: Path) -> Path:
 
 
 def pipeline_folder(model: Path) -> Path:
-    """The pipeline in `model`, which is its folder, that of a run, or `user/name` on the Hub."""
-    folder = local_folder(model)
-    return folder if (folder / "model_index.json").is_file() else folder / "pipeline"
+    """The pipeline in `model`, which is its folder, that of a run, or `user/name` on the Hub; raises ValueError where there is none."""
+    from ..hub_folder import pipeline_in
+
+    return pipeline_in(local_folder(model))
 
 
 def own_data(folder: Path, flags: list[str], prog: str) -> DataConfig:

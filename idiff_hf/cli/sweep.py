@@ -48,9 +48,12 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
 
     from ..arguments import load_config
     from ..experiments.seeds import markdown_rows
-    from ..experiments.sweeps import open_study, read_sweep, run_sweep, sweep_rows
+    from ..experiments.studies import open_study, storage_errors
+    from ..experiments.sweeps import read_sweep, run_sweep, sweep_rows
+    from ..experiments.trials import refuse_taken
 
     sweep = read_sweep(Path(path), storage=options.storage)
+    refuse_taken(flags, sweep.parameters, f"is what the trials of {path} differ in")
     base, _ = load_config(["--config", sweep.config, *flags], "idiff sweep")
     root = options.root or Path("runs/sweeps") / sweep.name
 
@@ -69,7 +72,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     else:
         done = None if options.json else lambda trial: show(sweep_rows(sweep, [trial])[0])
         study = run_sweep(sweep, base, root, launcher=options.launcher, jobs=options.jobs, done=done)
-    rows = sweep_rows(sweep, study.trials)
+    with storage_errors(sweep):
+        rows = sweep_rows(sweep, study.trials)
     if options.json:
         print(json.dumps(rows, indent=1))
         return

@@ -27,7 +27,7 @@ class SweepConfig:
         num_trials: Trials of all workers together; those that were pruned or failed count. A grid has as many as combinations.
         objective: The score that is to be as large as possible, a key of `experiments.trials.TrialRecord.scores`.
         pruner: `median` ends a trial whose `pruner_term` lies above the median of the trials before it at the same step.
-        pruner_term: A term of the loss as training logs it, lower is better. It is no score: see `docs/sweeps.md`.
+        pruner_term: A term of the loss as training logs it, lower is better; null is `rec`. It is no score: see `docs/sweeps.md`.
         seed: Trial n of a study is drawn by (seed, n), and with `tpe` by the results that are there.
         storage: The URL of a database; null is a journal in the root of the trials.
     """
@@ -39,12 +39,12 @@ class SweepConfig:
     num_trials: int | None = None
     objective: str = "mig"
     pruner: str = "none"
-    pruner_term: str = "rec"
+    pruner_term: str | None = None
     seed: int = 0
     storage: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("name", "config", "objective", "pruner_term"):
+        for name in ("name", "config", "objective"):
             value = getattr(self, name)
             require(isinstance(value, str) and value != "", f"{name} must be a text, got {value!r}")
         require(
@@ -58,6 +58,14 @@ class SweepConfig:
         for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
+        require(
+            self.pruner_term is None or self.pruner != "none",
+            f"pruner_term={self.pruner_term} has no effect with pruner=none, which ends no trial early",
+        )
+        require(
+            isinstance(self.term, str) and self.term != "",
+            f"pruner_term must be a text, got {self.pruner_term!r}",
+        )
         require(
             isinstance(self.parameters, Mapping) and len(self.parameters) > 0,
             "parameters must name one or more keys of the configuration, as in loss.kl: {values: [1.0e-4, 1.0e-3]}",
@@ -84,6 +92,11 @@ class SweepConfig:
     def choices(self) -> dict[str, Any]:
         """What each parameter may be, `bool` as the values that it is."""
         return {name: BOOL if choice == "bool" else choice for name, choice in self.parameters.items()}
+
+    @property
+    def term(self) -> str:
+        """The term of the loss that the pruner looks at."""
+        return "rec" if self.pruner_term is None else self.pruner_term
 
     @property
     def points(self) -> list[dict[str, Any]]:

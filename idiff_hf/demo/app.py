@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from ..figures import to_pil
+
 try:
     import gradio as gr
 except ImportError:
@@ -184,9 +186,7 @@ def _gallery(explorer: Explorer) -> gr.Gallery:
     side = explorer.pipeline.image_size
     scale = max(1, _EXAMPLE_SIDE // side)
     pictures = [
-        Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).resize(
-            (side * scale, side * scale), Image.Resampling.NEAREST
-        )
+        to_pil(picture).resize((side * scale, side * scale), Image.Resampling.NEAREST)
         for picture in explorer.examples
     ]
     return gr.Gallery(

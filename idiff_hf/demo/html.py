@@ -10,8 +10,8 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ..figures import to_pil
 from .explorer import Explorer, Strip
 
 CSS = """
@@ -105,5 +105,5 @@ def strip(found: Strip) -> str:
 
 def _png(image: np.ndarray) -> str:
     file = BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, format="PNG")
+    to_pil(image).save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from ..folders import os_errors
 from ..provenance import write_text
 from .seeds import SCORES, markdown_rows, mean_and_std
 
@@ -50,7 +51,8 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: One line: an entry without one of its keys, or a run whose file is missing or is none of `idiff seeds`.
     """
-    entries = yaml.safe_load((folder / LEDGER).read_text(encoding="utf-8"))
+    with os_errors(f"cannot read {folder / LEDGER}"):
+        entries = yaml.safe_load((folder / LEDGER).read_text(encoding="utf-8"))
     for position, entry in enumerate(entries):
         if set(entry) != KEYS:
             raise ValueError(
@@ -136,12 +138,17 @@ def _provenance(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
     return "\n".join([*lines, *(f"- {statement}" for statement in told)]) + "\n"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Write `FOLDER.md` beside each folder that is named."""
-    for name in arguments:
-        folder = Path(name)
-        write_text(folder.with_name(f"{folder.name}.md"), ledger_markdown(folder))
+def main(arguments: Sequence[str]) -> int:
+    """Write `FOLDER.md` beside each folder that is named; returns the exit code, 2 where one is refused."""
+    try:
+        for name in arguments:
+            folder = Path(name)
+            write_text(folder.with_name(f"{folder.name}.md"), ledger_markdown(folder))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

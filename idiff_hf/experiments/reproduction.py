@@ -101,13 +101,18 @@ def _directions(document: Mapping[str, Any]) -> str:
             if ours is None
             else f"{ours:+.3f}" + ("" if error is None else f" (standard error {error:.3f})")
         )
-        clear = error is None or abs(ours) >= error
+        if ours is None:
+            doubt = ""
+        elif error is None:
+            doubt = ", of a single run"
+        else:
+            doubt = "" if abs(ours) >= error else ", by less than the standard error"
         rows.append(
             [
                 f"{PAPER_METRICS[claim['score']]}: {claim['greater']} > {claim['less']}",
                 f"{claim['paper']:+.2f}",
                 text,
-                VERDICTS[claim["agrees"]] + ("" if clear else ", by less than the standard error"),
+                VERDICTS[claim["agrees"]] + doubt,
             ]
         )
     return markdown_rows(["the paper's direction", "its difference", "ours", "agrees"], rows)

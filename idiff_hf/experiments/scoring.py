@@ -61,10 +61,13 @@ def unsigned_scores(codes: np.ndarray, z: np.ndarray, names: Sequence[str]) -> d
 
     Returns:
         `mcc_spearman_unsigned` and `mcc_spearman_unsigned_per_factor`, over the factors whose distance from 0 varies: one of two values
-        has none.
+        has none. Nothing where none does.
     """
-    distances = np.abs(z)
+    # mirrored labels differ in the last digit of float32, and ranks would tell them apart
+    distances = np.abs(z).astype(np.float64).round(5)
     varies = np.ptp(distances, axis=0) > 0
+    if not varies.any():
+        return {}
     matched = mcc(np.abs(codes), distances[:, varies], correlation="spearman")
     kept = [name for name, one in zip(names, varies, strict=True) if one]
     return {

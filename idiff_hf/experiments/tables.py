@@ -192,6 +192,8 @@ def make_table(
     missing = {id: config for id, config in _trials(columns).items() if id not in done}
 
     def write() -> dict[str, Any]:
+        # another process may have written the file since
+        done.update({id: record for id, record in finished(columns, root, [out]).items() if id not in done})
         document = table_document(table, scale, columns, done, flags)
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(document, indent=1) + "\n")

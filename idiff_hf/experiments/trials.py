@@ -16,10 +16,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ..arguments import config_to_yaml
 from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from ..config import Config, HubConfig
-from ..folders import FolderInUseError, RunLock, json_bytes
+from ..folders import MANIFEST, FolderInUseError, RunLock, json_bytes
 from ..interruption import EXIT_CODE, answered, at_once
 from ..provenance import write_text
 from .scoring import held_out_scores
@@ -36,6 +36,7 @@ from .scoring import held_out_scores
 RECORD, LOG, CLAIM = "trial.json", "log.txt", "trial"
 """In a trial's folder: its record, what its program printed, and the folder that whoever runs it locks."""
 NOT_DECISIVE = {
+    "data": ("num_workers", "cache_dir"),
     "train": (
         "output_dir",
         "resume_from_checkpoint",
@@ -44,9 +45,11 @@ NOT_DECISIVE = {
         "checkpoints_total_limit",
         "logging_steps",
         "validation_steps",
-    )
+    ),
 }
 """Keys that a trial's id leaves out, with all of `hub`: a run comes to the same result whatever they say."""
+REPLACED = ("train.output_dir", "train.resume_from_checkpoint", *(f"hub.{f.name}" for f in fields(HubConfig)))
+"""Keys that `run_trial` gives values of its own."""
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 2.0
 """Between two looks at trials that others are running."""
@@ -56,6 +59,10 @@ _scoring = threading.Lock()
 
 class TrialInUseError(ValueError):
     """Another process is running this trial."""
+
+
+class TrialSignalledError(ValueError):
+    """A signal that was not for this process ended the training program, which has saved what it did."""
 
 
 class TrialStoppedError(Exception):
@@ -103,9 +110,14 @@ def record_from_json(values: dict[str, Any]) -> TrialRecord:
 def trial_id(config: Config) -> str:
     """12 hexadecimal digits of the SHA-256 of what decides a run's result.
 
-    The number of processes is not part of it: give `train.global_batch_size` where it may change.
+    That is every key but `NOT_DECISIVE`, so that a key which is new to the configuration changes all of them, and of a pretrained iVAE its
+    files instead of its folder. The number of processes is not part of it: give `train.global_batch_size` where it may change.
     """
-    return hashlib.sha256(json_bytes(_decisive(config.to_dict()))).hexdigest()[:12]
+    values = _decisive(config.to_dict())
+    pretrained = config.model.pretrained_ivae
+    if pretrained is not None and (manifest := Path(pretrained) / MANIFEST).is_file():
+        values["model"]["pretrained_ivae"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    return hashlib.sha256(json_bytes(values)).hexdigest()[:12]
 
 
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +167,8 @@ def run_trial(
         Its record.
 
     Raises:
-        ValueError: One line that names the folder and the log, where the program fails; `TrialInUseError` where another process is
-            running the trial.
+        ValueError: One line that names the folder and the log, where the program or the scoring fails; `TrialInUseError` where another
+            process is running the trial, `TrialSignalledError` where somebody else stopped the program.
         TrialStoppedError: `stop` was set.
     """
     found = load_record(root, config)
@@ -173,9 +185,14 @@ def run_trial(
             return found
         write_text(folder / "config.yaml", config_to_yaml(config))
         arguments = ["-m", "train_ivae_ddpm", "--config", str(folder / "config.yaml")]
-        _train([*(launcher or (sys.executable,)), *arguments], folder, watch, stop)
+        _train(launcher, arguments, folder, watch, stop)
         in_root = [*(launcher or ("python",)), *arguments[:3], f"{folder.name}/config.yaml"]
-        record = _score(config, folder, in_root)
+        try:
+            record = _score(config, folder, in_root)
+        except (OSError, RuntimeError) as error:
+            # a launcher that is wrong may leave nothing to score, and scoring may run out of memory
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder} cannot be scored: {reason} (see {folder / LOG})") from error
         write_text(folder / RECORD, json.dumps(record_to_json(record), indent=1, allow_nan=False) + "\n")
         return record
 
@@ -202,18 +219,19 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _train(
-    command: Sequence[str],
+    launcher: Sequence[str],
+    arguments: Sequence[str],
     folder: Path,
     watch: Callable[[Path], None] | None,
     stop: threading.Event | None,
 ) -> None:
     """Run the training program to its end, on the cores of this thread; its output goes to the log."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        # a bar that is redrawn ten times a second makes a long log
-        "TQDM_MININTERVAL": "10",
-    }
+    command = [*(launcher or (sys.executable,)), *arguments]
+    # a bar that is redrawn ten times a second makes a long log
+    environment = {**os.environ, "TQDM_MININTERVAL": "10"}
+    if not launcher:
+        # the processes of a launcher share the cores out among themselves
+        environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     path = folder / LOG
     with path.open("ab") as log:
         begin = log.tell()
@@ -239,10 +257,12 @@ def _train(
         except BaseException:
             _end(process)
             raise
-    if process.returncode == EXIT_CODE and stop is not None and stop.is_set():
-        raise TrialStoppedError  # told by whoever told this process, and quicker
+    if process.returncode != 0 and stop is not None and stop.is_set():
+        raise TrialStoppedError  # told by whoever told this process, and quicker; launchers have exit codes of their own
     if process.returncode == EXIT_CODE:
-        raise ValueError(f"{folder} was stopped by a signal and saved: the same command goes on with it")
+        raise TrialSignalledError(
+            f"{folder} was stopped by a signal and saved: the same command goes on with it"
+        )
     if process.returncode != 0:
         raise ValueError(f"{folder}: {_last_words(path, begin, process.returncode)} (see {path})")
 
@@ -358,6 +378,26 @@ def run_trials(
         others = f" ({len(failed)} of {len(distinct)} trials failed)" if len(failed) > 1 else ""
         raise ValueError(f"{failed[0]}{others}")
     return [records[trial_id(config)] for config in configs]
+
+
+def refuse_taken(flags: Sequence[str], names: Collection[str], why: str) -> None:
+    """Refuse flags of training that would do nothing, because the trials differ in their keys or `run_trial` replaces them.
+
+    Args:
+        flags: Flags such as `--loss.kl 1e-3`.
+        names: The keys that the trials differ in.
+        why: What the line says of one of these, as in "is what the trials differ in".
+
+    Raises:
+        ValueError: One line that names the first.
+    """
+    for name in (flag[2:].partition("=")[0] for flag in flags if flag.startswith("--")):
+        if name in names:
+            raise ValueError(f"--{name} {why}: leave it out")
+        if name in REPLACED:
+            raise ValueError(
+                f"--{name} does nothing here: trials lie in the root, go on by themselves and are not published"
+            )
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
     check_config_keys(cls, folder)
     load = ModelMixin.from_pretrained.__func__  # type: ignore[attr-defined]
     try:
+        _check_shards(Path(folder))
         model, info = load(cls, str(folder), use_safetensors=True, output_loading_info=True, **kwargs)
         _check_kinds(model, Path(folder))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -65,6 +66,18 @@ def load_strict(cls: Any, folder: str | os.PathLike[str], **kwargs: Any) -> Any:
         # a tensor mapped from the file need not be aligned, and then some convolutions round otherwise than before it was saved
         tensor.data = tensor.data.clone()
     return model
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse an index of shards that names anything but safetensors of this folder: diffusers would read a pickle that it names."""
+    for path in sorted(folder.glob("*.index*.json")):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict):
+            raise ValueError(f"{path.name} has no weight_map")
+        for name in shards.values():
+            if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+                raise ValueError(f"{path.name} names {name!r}: weights are safetensors in the same folder")
 
 
 def _check_kinds(model: Any, folder: Path) -> None:
@@ -95,7 +108,7 @@ class StrictModelMixin(ModelMixin):
         Raises:
             ValueError: One line, as in `load_strict` and `hub_folder.download_pipeline`, or for `use_safetensors=False`.
         """
-        if not kwargs.pop("use_safetensors", True):
+        if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(f"use_safetensors=False is refused: {cls.__name__} never reads pickles")
         folder, rest = folder_of(pretrained_model_name_or_path, kwargs, download_model)
         return load_strict(cls, folder, **rest)

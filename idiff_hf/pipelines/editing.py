@@ -283,6 +283,8 @@ class LatentEditing(LatentCoding):
 
     def _replaced(self, latents: Tensor, latent: int, value: float) -> Tensor:
         """`latents` with one of them set, to a number or to a class."""
+        if not math.isfinite(value):
+            raise ValueError(f"a latent must be set to a finite number, got {value}")
         latents = latents.clone()
         classes = self.num_classes
         if classes is None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from idiff_hf.arguments import load_config
 from idiff_hf.experiments.ledger import difference, ledger_markdown, main
-from idiff_hf.experiments.seeds import SCORES, seeds_table
-from idiff_hf.experiments.trials import TrialRecord
+from idiff_hf.experiments.seeds import SCORES, parse_seeds, seed_configs, seeds_table
+from idiff_hf.experiments.trials import TrialRecord, record_from_json, trial_id
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -82,6 +84,19 @@ def test_what_is_missing_is_one_line(tmp_path: Path):
     (tmp_path / "a.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.json is no file of idiff seeds --out: "):
         ledger_markdown(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "experiments").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_runs_are_those_of_their_command(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(DOCS.parent)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    program, command, config, _, seeds, *flags = shlex.split(written["command"])
+    assert (program, command) == ("idiff", "seeds")
+    base, _ = load_config(["--config", config, *flags], "idiff seeds")
+    wanted = seed_configs(base, parse_seeds(seeds))
+    records = [record_from_json(record) for record in written["records"]]
+    assert [record.id for record in records] == [trial_id(config) for config in wanted]
+    assert written["table"] == json.loads(json.dumps(seeds_table(records)))
 
 
 def test_the_committed_page_is_what_its_files_give():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +17,13 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from idiff_hf.arguments import config_to_yaml, load_config
+from idiff_hf.arguments import config_to_yaml, load_config, with_values
 from idiff_hf.cli import main
 from idiff_hf.config.sweep import SweepConfig
-from idiff_hf.experiments.sweeps import (
-    ask,
-    counted,
-    open_study,
-    read_sweep,
-    run_sweep,
-    sweep_rows,
-    with_values,
-)
+from idiff_hf.experiments.studies import ask, counted, open_study, put_back, put_back_abandoned
+from idiff_hf.experiments.sweeps import _watch, read_sweep, run_sweep, sweep_rows
 from idiff_hf.experiments.trials import load_record
+from idiff_hf.run_log import RunLog
 from tests.experiments.stand_in import program, that_copies, toy_config
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +106,8 @@ def test_a_file_is_read_as_yaml_1_2_and_named_by_its_stem(tmp_path: Path) -> Non
         ("config: c\nsampler: grid\nparameters: {a.b: bool}\nnum_trials: 3", "num_trials=3 has no effect"),
         ("config: c\nsampler: ray\nparameters: {a.b: bool}", "sampler must be one of grid, random, tpe, got 'ray'"),
         ("config: c\npruner: asha\nparameters: {a.b: bool}", "pruner must be one of none, median, got 'asha'"),
+        ("config: c\npruner_term: kl\nparameters: {a.b: bool}", "pruner_term=kl has no effect with pruner=none"),
+        ("config: c\npruner: median\npruner_term: 3\nparameters: {a.b: bool}", "pruner_term must be a text, got 3"),
         ("config: c\nseed: -1\nparameters: {a.b: bool}", "seed must be a whole number of 0 or more, got -1"),
         ("config: c\nstorage: 3\nparameters: {a.b: bool}", "storage must be the URL of a database, or null"),
         ("config: c\nobjective: 3\nparameters: {a.b: bool}", "objective must be a text, got 3"),
@@ -124,9 +121,14 @@ def test_a_file_with_a_mistake_is_one_line(text: str, words: str, tmp_path: Path
 
 
 def test_a_key_that_is_none_is_refused_before_anything_is_there(tmp_path: Path) -> None:
-    sweep = grid(parameters={"loss.kll": {"values": [1.0]}})
-    with pytest.raises(ValueError, match=r"^unknown key parameters\.loss\.kll, did you mean loss\.kl\?$"):
-        run_sweep(sweep, toy_config(), tmp_path / "root", progress=False)
+    for name, words in (
+        ("loss.kll", r"^unknown key 'loss\.kll', did you mean 'loss\.kl'\?$"),
+        ("loss", r"^'loss' is a group, give its keys one by one: loss\."),
+        (1, r"^unknown key '1', did you mean '"),
+    ):
+        sweep = grid(parameters={name: {"values": [1.0]}})
+        with pytest.raises(ValueError, match=words):
+            run_sweep(sweep, toy_config(), tmp_path / "root", progress=False)
     assert not (tmp_path / "root").exists()
 
 
@@ -149,6 +151,88 @@ def test_a_grid_is_run_once_each_and_not_again(finished: Path, tmp_path: Path) -
     (root / "study.jsonl").unlink()
     anew = run_sweep(sweep, toy_config(), root, launcher=("none",), progress=False)
     assert sorted(trial.value for trial in anew.trials) == sorted(trial.value for trial in study.trials)
+
+
+def asked(sweep: SweepConfig, study: optuna.Study) -> None:
+    while ask(sweep, toy_config(), study) is not None:
+        pass
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_workers_that_ask_at_once_draw_each_trial_once(
+    sampler: str, storage: str | None, tmp_path: Path
+) -> None:
+    url = storage and f"sqlite:///{tmp_path}/study.db"
+    points = {"loss.kl": {"values": [1e-4, 1e-3, 1e-2]}, "loss.rec": {"values": [0.1, 0.5]}}
+    sweep = (
+        grid(parameters=points, storage=url) if sampler == "grid" else at_random(num_trials=6, storage=url)
+    )
+    studies = [open_study(sweep, toy_config(), tmp_path) for _ in range(4)]
+    together = threading.Barrier(len(studies))
+
+    def work(study: optuna.Study) -> None:
+        together.wait()
+        asked(sweep, study)
+
+    threads = [threading.Thread(target=work, args=(study,)) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = open_study(replace(sweep, storage=None), toy_config(), tmp_path / "alone")
+    asked(sweep, alone)
+    found = params(studies[0])
+    assert len(found) == sweep.size == 6
+    assert sorted(map(str, found)) == sorted(map(str, params(alone)))
+    if sampler == "grid":
+        assert params(alone) == sweep.points
+
+
+def test_a_trial_that_is_put_back_keeps_its_point(tmp_path: Path) -> None:
+    sweep = grid()
+    study = open_study(sweep, toy_config(), tmp_path)
+    first, second = ask(sweep, toy_config(), study), ask(sweep, toy_config(), study)
+    assert first is not None and second is not None
+    put_back(study, first[0])
+    again = ask(sweep, toy_config(), study)
+    assert again is not None and again[0].params == first[0].params == sweep.points[0]
+    put_back(study, again[0])
+    asked(sweep, study)
+    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+
+
+def test_a_trial_that_was_lost_before_it_was_drawn_is_begun_once_more(tmp_path: Path) -> None:
+    """By kill -9 of its worker; in a database it may be a worker's elsewhere."""
+    for storage in (None, f"sqlite:///{tmp_path}/study.db"):
+        sweep = grid(storage=storage)
+        study = open_study(sweep, toy_config(), tmp_path)
+        assert ask(sweep, toy_config(), study) is not None
+        study.ask()
+        put_back_abandoned(sweep, study, tmp_path)
+        asked(sweep, study)
+        drawn = [point for point in params(study) if point]
+        assert sorted(map(str, drawn)) == sorted(
+            map(str, sweep.points if storage is None else [sweep.points[0], *sweep.points[2:]])
+        )
+
+
+def test_a_worker_that_is_stopped_while_it_asks_loses_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = grid(storage=f"sqlite:///{tmp_path}/study.db")
+    study = open_study(sweep, toy_config(), tmp_path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Trial, "suggest_categorical", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ask(sweep, toy_config(), study)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    asked(sweep, study)
+    assert params(study) == sweep.points
 
 
 def test_trials_at_random_lie_in_the_space_and_depend_on_the_seed_and_their_number(tmp_path: Path) -> None:
@@ -335,19 +419,97 @@ def test_a_sweep_that_is_stopped_puts_its_trials_back(finished: Path, tmp_path: 
     assert len(counted(study.trials)) == 2
 
 
-def test_a_trial_of_a_worker_that_was_killed_is_put_back(finished: Path, tmp_path: Path) -> None:
-    sweep, root = at_random(num_trials=1), tmp_path / "root"
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_a_trial_of_a_worker_that_was_killed_is_put_back(
+    storage: str | None, finished: Path, tmp_path: Path
+) -> None:
+    sweep = at_random(num_trials=1, storage=storage and f"sqlite:///{tmp_path}/study.db")
+    root = tmp_path / "root"
     study = open_study(sweep, toy_config(), root)
-    asked = ask(sweep, toy_config(), study)
-    assert asked is not None
-    lost, _ = asked
-    # of another machine, whose folder is not here: it may be running
+    begun = ask(sweep, toy_config(), study)
+    assert begun is not None
+    lost, _ = begun
     launcher = that_copies(finished, tmp_path / "program.py")
-    assert len(run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False).trials) == 1
-    (root / lost.user_attrs["id"]).mkdir()
+    if storage is not None:
+        # of another machine, whose folder is not here: it may be running
+        assert len(run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False).trials) == 1
+        (root / lost.user_attrs["id"]).mkdir(parents=True)
     study = run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert study.trials[1].params == lost.params and len(counted(study.trials)) == 1
+
+
+def test_a_trial_that_another_worker_has_put_back_is_left_to_it(finished: Path, tmp_path: Path) -> None:
+    """While nobody held its folder for a moment: the worker that ran it goes on, and the record is found."""
+    copies = that_copies(finished, tmp_path / "copies.py")
+    waits = "import time\n(folder / 'ready').touch()\nwhile not (folder / 'go').exists(): time.sleep(0.05)\n"
+    launcher = program(tmp_path / "program.py", waits + Path(copies[1]).read_text())
+    sweep, root = at_random(num_trials=1), tmp_path / "root"
+
+    def other() -> None:
+        while not (ready := list(root.glob("*/ready"))):
+            time.sleep(0.05)
+        study = open_study(sweep, toy_config(), root)
+        put_back(study, study.trials[0])
+        (ready[0].parent / "go").touch()
+
+    worker = threading.Thread(target=other)
+    worker.start()
+    seen: list[FrozenTrial] = []
+    study = run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False, done=seen.append)
+    worker.join()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [trial.number for trial in seen] == [1]
+    assert (root / study.trials[1].user_attrs["id"] / "begun").read_text() == "once\n"
+
+
+def test_a_trial_whose_program_alone_was_signalled_is_put_back(finished: Path, tmp_path: Path) -> None:
+    copies = that_copies(finished, tmp_path / "copies.py")
+    once = "if not list(folder.parent.glob('*/signalled')):\n    (folder / 'signalled').touch()\n    sys.exit(143)\n"
+    launcher = program(tmp_path / "program.py", once + Path(copies[1]).read_text())
+    sweep, root = at_random(num_trials=2), tmp_path / "root"
+    with pytest.raises(
+        ValueError, match=r"was stopped by a signal and saved: the same command goes on with it$"
+    ):
+        run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False)
+    states = [trial.state for trial in open_study(sweep, toy_config(), root).trials]
+    # the other one was run all the same
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.WAITING]
+    study = run_sweep(sweep, toy_config(), root, launcher=launcher, progress=False)
+    assert [trial.state for trial in counted(study.trials)] == [TrialState.COMPLETE] * 2
+    assert study.trials[2].params == study.trials[0].params
+
+
+def test_a_storage_that_fails_in_the_middle_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    body = f"import sqlite3\nsqlite3.connect({str(path)!r}).execute('drop table trials')\n"
+    sweep = at_random(storage=f"sqlite:///{path}")
+    with pytest.raises(
+        ValueError, match=r"^the storage of toy failed: [A-Za-z]+: the same command goes on with"
+    ):
+        run_sweep(
+            sweep,
+            toy_config(),
+            tmp_path / "root",
+            launcher=program(tmp_path / "program.py", body),
+            progress=False,
+        )
+
+
+def test_losses_are_read_when_there_are_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = grid(pruner="median")
+    trial = open_study(sweep, toy_config(), tmp_path).ask()
+    reads: list[Path] = []
+    read = RunLog.read
+    monkeypatch.setattr(RunLog, "read", lambda log: (reads.append(log.path), read(log))[1])
+    watch, log = _watch(sweep, trial), RunLog(tmp_path / "metrics.jsonl")
+    for step in (0, 1, 2):
+        if step:
+            log.append({"step": step, "rec": 1.0})
+        for _ in range(3):
+            watch(tmp_path)
+    assert len(reads) == 2
+    assert trial.study.trials[0].intermediate_values == {1: -1.0, 2: -1.0}
 
 
 LOSSES = """
@@ -410,6 +572,12 @@ def test_the_command_shows_rows_as_they_come_then_all_the_best_first(
     assert rows[0]["mig"] >= rows[1]["mig"]
     assert main(["sweep", "status", str(path)]) == 2
     assert "error: the study mine is of another sweep" in capsys.readouterr().err
+    for flag, words in (
+        ("--loss.kl=1", f"--loss.kl is what the trials of {path} differ in: leave it out"),
+        ("--hub.push_to_hub=true", "--hub.push_to_hub does nothing here: trials lie in the root"),
+    ):
+        assert main(["sweep", str(path), flag]) == 2
+        assert f"error: {words}" in capsys.readouterr().err
     assert main(["sweep", "state", str(path)]) == 2
     assert f"error: give one SWEEP.yaml, or status and one, got state {path}" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,17 +16,20 @@ from pathlib import Path
 import pytest
 
 from idiff_hf.arguments import config_to_yaml
+from idiff_hf.cli import main
 from idiff_hf.config import Config, HubConfig
 from idiff_hf.experiments.scoring import METRICS
 from idiff_hf.experiments.trials import (
     NOT_DECISIVE,
     TrialInUseError,
     TrialRecord,
+    TrialSignalledError,
     TrialStoppedError,
     claimed,
     load_record,
     record_from_json,
     record_to_json,
+    refuse_taken,
     run_trial,
     run_trials,
     trial_id,
@@ -190,6 +194,25 @@ def test_what_a_program_dies_of_is_one_line(body: str, words: str, tmp_path: Pat
     assert not (folder / "trial.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("", r"No such file or directory: '.*results\.json'"),
+        (
+            "(folder / 'results.json').write_text('{\"model\": {\"metrics\": {}}}')",
+            r"cannot read .*/pipeline.*",
+        ),
+    ],
+)
+def test_a_program_that_leaves_nothing_to_score_is_one_line(body: str, words: str, tmp_path: Path) -> None:
+    config = toy_config()
+    folder = tmp_path / "root" / trial_id(config)
+    with pytest.raises(ValueError, match=words) as error:
+        run_trial(config, tmp_path / "root", launcher=program(tmp_path / "program.py", body))
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    assert not (folder / "trial.json").exists()
+
+
 def test_the_line_is_of_this_attempt(tmp_path: Path) -> None:
     config = toy_config()
     for body, words in (
@@ -230,6 +253,22 @@ def test_a_trial_that_is_stopped_saves_first(tmp_path: Path) -> None:
     assert (folder / "saved").exists() and not (folder / "trial.json").exists()
 
 
+def test_a_launcher_that_fails_while_all_is_stopped_was_stopped(tmp_path: Path) -> None:
+    """`accelerate launch` ends with 1 where its processes were told to end."""
+    stop = threading.Event()
+
+    def watch(folder: Path) -> None:
+        until(lambda: (folder / "told").exists(), 30)
+        time.sleep(0.5)
+        stop.set()
+
+    body = "(folder / 'told').touch()\nsys.exit(1)\n"
+    with pytest.raises(TrialStoppedError):
+        run_trial(
+            toy_config(), tmp_path, launcher=program(tmp_path / "program.py", body), watch=watch, stop=stop
+        )
+
+
 def test_a_trial_is_not_published(tmp_path: Path) -> None:
     config = replace(toy_config(), hub=HubConfig(push_to_hub=True, hub_model_id="user/name"))
     with pytest.raises(ValueError, match=r"exit code 3"):
@@ -249,7 +288,7 @@ def test_what_watch_raises_ends_the_program(tmp_path: Path) -> None:
 
 def test_a_program_that_was_stopped_by_someone_else_is_said_to_have_saved(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"was stopped by a signal and saved: the same command goes on with it$"
+        TrialSignalledError, match=r"was stopped by a signal and saved: the same command goes on with it$"
     ):
         run_trial(toy_config(), tmp_path, launcher=program(tmp_path / "program.py", "sys.exit(143)"))
 
@@ -310,14 +349,51 @@ def test_one_that_fails_does_not_keep_the_others_from_being_run(finished: Path, 
 
 
 def test_trials_at_once_share_out_the_cores(tmp_path: Path) -> None:
-    body = "import os, time; print('error:', sorted(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS']); time.sleep(1); sys.exit(2)"
+    body = "import os, time; print('error:', sorted(os.sched_getaffinity(0))); time.sleep(1); sys.exit(2)"
     configs = [with_seed(toy_config(), seed) for seed in range(2)]
     with pytest.raises(ValueError, match=r"2 of 2 trials failed"):
         run_trials(configs, tmp_path, launcher=program(tmp_path / "program.py", body), jobs=2, progress=False)
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[0::2], cores[1::2] or cores]
     told = {(tmp_path / trial_id(config) / "log.txt").read_text() for config in configs}
-    assert told == {f"error: {share} {len(share)}\n" for share in shares}
+    assert told == {f"error: {share}\n" for share in shares}
+
+
+def test_threads_are_set_where_nobody_else_sets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "import os; print('error:', os.environ.get('OMP_NUM_THREADS')); sys.exit(2)"
+    launcher = program(tmp_path / "program.py", body)
+    python = tmp_path / "python"
+    python.write_text(f"#!{launcher[0]}\n{Path(launcher[1]).read_text()}")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    cores = len(os.sched_getaffinity(0))
+    for given, behind, words in (
+        (None, (), str(cores)),
+        ("7", (), "7"),
+        (None, launcher, "None"),
+        ("7", launcher, "7"),
+    ):
+        if given is None:
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        else:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        with pytest.raises(ValueError, match=rf": {words} \(see"):
+            run_trial(toy_config(), tmp_path / "root", launcher=behind)
+
+
+def test_flags_that_would_do_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_taken(["--loss.kl", "1", "--train.seeds", "--x"], {"train.seed"}, "is varied")
+    for flags, words in (
+        (["--loss.kl", "1", "--train.seed=7"], r"^--train\.seed is varied: leave it out$"),
+        (["--train.output_dir", "runs/x"], r"^--train\.output_dir does nothing here: trials lie in the root"),
+        (["--hub.push_to_hub=true"], r"^--hub\.push_to_hub does nothing here"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            refuse_taken(flags, {"train.seed"}, "is varied")
+    path = tmp_path / "toy.yaml"
+    path.write_text(config_to_yaml(toy_config()))
+    assert main(["seeds", str(path), "--root", str(tmp_path), "--train.seed", "7"]) == 2
+    assert capsys.readouterr().err == "error: --train.seed is what --seeds gives: leave it out\n"
 
 
 def test_no_jobs_are_refused(tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ def test_a_space_that_is_refused_says_where_the_model_is(hub: Hub, client: Clien
         (["--no_data"], "--no_data and --requirement are of a Space: give --space USER/NAME too"),
         (["--space", "show"], "a repository is named user/name, got 'show'"),
         (
+            ["--space", "user/show", "--requirement", ""],
+            "the requirement must be one line of a requirements.txt, got ''",
+        ),
+        (
             ["--space", "user/show", "--revision", "x"],
             "a Space shows the main branch: leave out --revision and --create_pr, or --space",
         ),
@@ -244,7 +248,10 @@ print(pipe.push_to_hub("user/model"), pipe.push_to_hub("user/model", subfolder="
             ),
             r"'figures/latents.png' is a link that leads elsewhere",
         ),
-        (lambda run: (run / "pipeline" / "model_index.json").unlink(), r"pipeline is no saved pipeline"),
+        (
+            lambda run: (run / "pipeline" / "model_index.json").unlink(),
+            r"holds no saved pipeline: there is no model_index.json in it, nor",
+        ),
     ],
     ids=["figure", "no JSON", "other results", "altered", "link", "no pipeline"],
 )

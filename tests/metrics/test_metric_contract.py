@@ -138,7 +138,7 @@ def test_promises_are_words_that_exist_and_imply_their_weaker_forms(name: str) -
 def test_the_public_function_and_its_result_are_documented(name: str) -> None:
     function = getattr(idiff_hf.metrics, {"unsupervised": "unsupervised_scores"}.get(name, name))
     documentation = inspect.getdoc(function)
-    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+    for section in ("Args:", "Returns:", "Raises:", "Examples:"):
         assert section in documentation, section
     result = inspect.get_annotations(function)["return"]
     assert "Attributes:" in inspect.getdoc(getattr(idiff_hf.metrics, result))

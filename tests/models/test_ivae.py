@@ -313,3 +313,45 @@ def test_missing_unexpected_and_misshapen_tensors_and_unknown_keys_are_errors(
     (saved("cut") / "diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 9)
     with pytest.raises(ValueError, match="can't be loaded as IVAEModel"):
         IVAEModel.from_pretrained(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": {"encoder.0.weight": "pytorch_model.bin"}}, "names 'pytorch_model.bin'"),
+        (
+            {"weight_map": {"encoder.0.weight": "../other/w.safetensors"}},
+            r"names '\.\./other/w\.safetensors'",
+        ),
+        ({"weight_map": {"encoder.0.weight": 3}}, "names 3"),
+        ({"metadata": {}}, "has no weight_map"),
+        ([], "has no weight_map"),
+    ],
+)
+def test_an_index_of_shards_names_safetensors_of_its_folder_only(
+    tmp_path: Path, index: object, message: str
+) -> None:
+    tiny().save_pretrained(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    # a pickle that would be read, and a place where it would say so
+    torch.save({"encoder.0.weight": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"can't be loaded as IVAEModel: \S*index\.json {message}"):
+        IVAEModel.from_pretrained(tmp_path)
+
+
+def test_shards_of_a_large_model_are_read(tmp_path: Path) -> None:
+    model = tiny()
+    model.save_pretrained(tmp_path, max_shard_size="4KB")
+    assert len(list(tmp_path.glob("*-of-*.safetensors"))) > 1
+    again = IVAEModel.from_pretrained(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_pickles_are_refused_and_the_default_of_diffusers_is_not(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    IVAEModel.from_pretrained(tmp_path, use_safetensors=None)
+    with pytest.raises(
+        ValueError, match=r"^use_safetensors=False is refused: IVAEModel never reads pickles$"
+    ):
+        IVAEModel.from_pretrained(tmp_path, use_safetensors=False)
