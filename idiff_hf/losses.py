@@ -85,6 +85,7 @@ class IVAEDiffusionLoss(nn.Module):
         terms: dict[str, Tensor] = {}
         loss = image.new_zeros(())
         z: Tensor | None = None
+        shown: Tensor | None = None
         if self.ivae is not None and (phase.ivae or phase.unet):
             if self.ivae.training != (learns := phase.ivae and self.training):
                 # a norm over the batch goes on changing while it is in training mode, whether its weights learn or not
@@ -92,6 +93,7 @@ class IVAEDiffusionLoss(nn.Module):
             with torch.set_grad_enabled(phase.ivae and torch.is_grad_enabled()):
                 posterior = self.ivae.encode(image).latent_dist
                 z = posterior.sample(random.normal("posterior", posterior.noise_shape))
+                shown = posterior.mode() if self.config.unet.condition_on == "mean" else z
         if phase.ivae:
             assert self.ivae is not None and z is not None
             weights = self.config.loss
@@ -113,7 +115,7 @@ class IVAEDiffusionLoss(nn.Module):
             terms |= of_autoencoder
             loss = loss + value
         if phase.unet:
-            ddpm = self._ddpm(self.diffused(image), z, random)
+            ddpm = self._ddpm(self.diffused(image), shown, random)
             terms["ddpm"] = ddpm.detach()
             loss = loss + ddpm
         return {"loss": loss, **terms}

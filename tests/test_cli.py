@@ -27,6 +27,17 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         assert f"\n    {name} " in text and f"idiff {name} " in EXAMPLES
 
 
+def test_the_help_of_training_imports_nothing_heavy_either() -> None:
+    code = (
+        "import sys\nfrom idiff_hf.cli import main\n"
+        "try:\n    main(['train', '--help'])\nfinally:\n    print('MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    text, _, modules = done.stdout.partition("MODULES")
+    assert text.startswith("usage: idiff train [--config FILE.yaml]")
+    assert not HEAVY & set(modules.split())
+
+
 CONFIGS = str(Path(__file__).parents[1] / "configs")
 NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 

@@ -268,6 +268,11 @@ UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type":
             "unet.conditioning=tokens needs model.ivae=true: without latents there is nothing to condition on",
         ),
         (
+            {**UNCONDITIONAL, "unet": {"condition_on": "mean"}},
+            "unet.condition_on=mean needs model.ivae=true and model.latent_type=gaussian, got model.ivae=false, "
+            "model.latent_type=gaussian: there is no mean to condition on",
+        ),
+        (
             {**UNCONDITIONAL, "optim_ivae": {"learning_rate": 1.0}},
             "optim_ivae has no effect with model.ivae=false",
         ),

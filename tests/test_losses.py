@@ -81,6 +81,25 @@ def test_dropping_every_condition_makes_the_ddpm_term_independent_of_z(tmp_path:
     assert torch.equal(before, objective(image, aux, random, BOTH)["ddpm"])
 
 
+def test_the_unet_is_shown_the_mean_where_it_is_asked_for(tmp_path: Path) -> None:
+    config = joint(tiny_config(tmp_path))
+    terms = {}
+    for shown in ("sample", "mean"):
+        for wide in (False, True):
+            asked = replace(config, unet=replace(config.unet, condition_on=shown))
+            objective, inputs = objective_and_inputs(asked)
+            if wide:
+                with torch.no_grad():
+                    # the second half of the last layer's outputs are log-variances
+                    last = [m for m in objective.ivae.encoder.modules() if isinstance(m, torch.nn.Linear)][-1]
+                    last.bias[len(last.bias) // 2 :] += 3.0
+            terms[shown, wide] = objective(*inputs, BOTH)
+    # the width of q changes what is drawn from it, and what the decoder sees, but no mean
+    assert torch.equal(terms["mean", False]["ddpm"], terms["mean", True]["ddpm"])
+    assert not torch.equal(terms["sample", False]["ddpm"], terms["sample", True]["ddpm"])
+    assert torch.equal(terms["mean", True]["rec"], terms["sample", True]["rec"])
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_ddpm_term_is_the_squared_error_of_the_prediction(tmp_path: Path, prediction: str) -> None:
     """A U-Net whose output is zero has the mean square of its target as loss; for eps that is 1 up to sampling."""

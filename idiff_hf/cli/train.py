@@ -12,6 +12,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: list[str]) -> int:
     """Train; returns the exit code, unless a signal ended it."""
+    if "--help" in arguments:
+        # the program itself imports torch first, which takes seconds
+        from ..arguments import load_config
+
+        load_config(arguments, "idiff train")
     from train_ivae_ddpm import main
 
     from ..interruption import EXIT_CODE, exit_with

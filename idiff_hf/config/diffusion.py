@@ -21,6 +21,8 @@ class UNetConfig:
         resnet_time_scale_shift: How the time embedding enters a residual block.
         conditioning: How z enters. `additive`: a bias-free projection is added to the time embedding (the paper); `scale_shift`: z
             scales and shifts the time embedding; `tokens`: each latent becomes a token of its own, for cross-attention.
+        condition_on: What it is shown of z while it learns: a `sample` of q(z|x) (the paper), or the `mean`, which is what `encode` gives
+            afterwards. A sample of a wide q is further from the mean than neighbouring values of a factor are from each other.
         token_dim: With `tokens`: width of a token.
         token_hidden_dim: With `tokens`: width of the hidden layer of each latent's own MLP.
         cross_attention: With `tokens`: the resolutions, as places in `block_out_channels`, whose blocks attend to the tokens; the middle
@@ -37,6 +39,7 @@ class UNetConfig:
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     conditioning: Literal["additive", "scale_shift", "tokens"] = "additive"
+    condition_on: Literal["sample", "mean"] = "sample"
     token_dim: int = 16
     token_hidden_dim: int = 64
     cross_attention: tuple[int, ...] = (0,)

@@ -140,6 +140,11 @@ class Config:
             "(model.ivae=false, model.freeze_ivae=true, or optim_ivae.stop_step <= optim_unet.start_step)",
         )
         require(
+            self.unet.condition_on == "sample" or (self.model.ivae and self.model.latent_type == "gaussian"),
+            f"unet.condition_on={self.unet.condition_on} needs model.ivae=true and model.latent_type=gaussian, got "
+            f"model.ivae={str(self.model.ivae).lower()}, model.latent_type={self.model.latent_type}: there is no mean to condition on",
+        )
+        require(
             self.model.ivae or self.unet.conditioning == "additive",
             f"unet.conditioning={self.unet.conditioning} needs model.ivae=true: without latents there is nothing to condition on",
         )

@@ -22,7 +22,15 @@ from .paper_tables import SEEDS, TABLES, Column
 from .reported import PAPER_METRICS, REPORTED
 from .reproduction import SCHEMA, read_document
 from .scales import SCALES, Grid, Scale
-from .trials import TrialRecord, load_record, record_from_json, record_to_json, run_trials, trial_id
+from .trials import (
+    TrialRecord,
+    load_record,
+    record_from_json,
+    record_to_json,
+    refuse_taken,
+    run_trials,
+    trial_id,
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,7 @@ def plan(
     for column in definition.columns:
         base = read_config(configs / "paper" / f"{column.config}.yaml", sized, flags)
         grid = _grid(column, sized, base)
-        taken = [name for name in grid if any(flag.partition("=")[0] == f"--{name}" for flag in flags)]
-        if taken:
-            raise ValueError(
-                f"--{taken[0]} is what the runs of {column.name!r} in Table {table} differ in: leave it out"
-            )
+        refuse_taken(flags, grid, f"is what the runs of {column.name!r} in Table {table} differ in")
         runs = tuple(_at(base, values) for values in _combinations(grid))
         columns.append(PlannedColumn(column.name, f"paper/{column.config}.yaml", grid, runs))
     for suffix, name in definition.supervised_as.items():

@@ -198,6 +198,12 @@ def test_a_trial_that_is_put_back_keeps_its_point(tmp_path: Path) -> None:
     again = ask(sweep, toy_config(), study)
     assert again is not None and again[0].params == first[0].params == sweep.points[0]
     put_back(study, again[0])
+    # one that nobody had drawn yet when another, of a lower number, was put back
+    undrawn = study.ask()
+    again = ask(sweep, toy_config(), study)
+    assert again is not None
+    put_back(study, second[0])
+    put_back(study, undrawn)
     asked(sweep, study)
     assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
 
