@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
+from .markdown import markdown_table
 from .model_types import (
     has_ivae,
     is_categorical,
@@ -267,11 +268,6 @@ def _difference(one: float | None, other: float | None) -> str:
     return "" if one is None or other is None else f"{one - other:+.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _beside(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Scores of what the model is compared with, by the names of their columns."""
     return {column: results[name]["metrics"] for name, column in _BESIDE.items() if results.get(name)}
@@ -290,7 +286,7 @@ def _metrics_table(results: Mapping[str, Any]) -> str:
             columns["difference"] = [
                 "" if key in meaningless else _difference(model[key], metrics[key]) for key in _HEADLINE
             ]
-    return _table(tuple(columns), list(zip(*columns.values(), strict=True)))
+    return markdown_table(tuple(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _factors_table(
@@ -313,7 +309,7 @@ def _factors_table(
             f"read back, {name}": {k: _score(v) for k, v in block["readback"].items()}
             for name, block in read.items()
         }
-    return _table(
+    return markdown_table(
         ("factor", *columns),
         [(k, *(column[k] for column in columns.values())) for k in metrics["mig_per_factor"]],
     )
@@ -324,17 +320,17 @@ def _errors_table(
 ) -> str:
     if ivae is None:
         plain = [(f"DDPM, guidance {gamma:g}", f"{ddpm[gamma]['mse']:.4f}") for gamma in gammas]
-        return _table(("images from", "squared error"), plain)
+        return markdown_table(("images from", "squared error"), plain)
     rows = [("iVAE decoder", f"{ivae['mse']:.4f}", "1")]
     rows += [
         (f"DDPM, guidance {g:g}", f"{ddpm[g]['mse']:.4f}", f"{ddpm[g]['mse_ratio']:.2f}") for g in gammas
     ]
-    return _table(("images from", "squared error", "times the iVAE decoder's"), rows)
+    return markdown_table(("images from", "squared error", "times the iVAE decoder's"), rows)
 
 
 def _real_table(real: Mapping[str, Any]) -> str:
     rows = [(k, _score(v), _score(real["within_one"][k])) for k, v in real["exact"].items()]
-    return _table(("factor", "exact", "within one class"), rows)
+    return markdown_table(("factor", "exact", "within one class"), rows)
 
 
 def _check_results(results: Mapping[str, Any]) -> None:

@@ -14,28 +14,27 @@ from idiff_hf.cli import COMMANDS, EXAMPLES, EXIT_CODES, main
 HEAVY = {"torch", "diffusers", "transformers", "sklearn", "matplotlib", "numpy"}
 
 
-def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+def light_help(*arguments: str) -> str:
+    """What `idiff ARGUMENTS --help` prints, in a process of its own that imports nothing heavy."""
     code = (
         "import sys\nfrom idiff_hf.cli import main\n"
-        "try:\n    main(['--help'])\nfinally:\n    print('MODULES', *sys.modules)"
+        f"try:\n    main([*{arguments!r}, '--help'])\nfinally:\n    print('MODULES', *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     text, _, modules = done.stdout.partition("MODULES")
     assert not HEAVY & set(modules.split())
+    return text
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    text = light_help()
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2]
         assert f"\n    {name} " in text and f"idiff {name} " in EXAMPLES
 
 
 def test_the_help_of_training_imports_nothing_heavy_either() -> None:
-    code = (
-        "import sys\nfrom idiff_hf.cli import main\n"
-        "try:\n    main(['train', '--help'])\nfinally:\n    print('MODULES', *sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    text, _, modules = done.stdout.partition("MODULES")
-    assert text.startswith("usage: idiff train [--config FILE.yaml]")
-    assert not HEAVY & set(modules.split())
+    assert light_help("train").startswith("usage: idiff train [--config FILE.yaml]")
 
 
 CONFIGS = str(Path(__file__).parents[1] / "configs")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"config", "folders", "annealing", "determinism", "processes", "interruption"},
+    {"config", "folders", "markdown", "annealing", "determinism", "processes", "interruption"},
     {
         "random",
         "distributions",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .seeds import training_flags
-from .shared import print_lines
+from .shared import print_lines, training_flags
 from .table import experiment_flags
 
 NUMBERS = range(3, 19)

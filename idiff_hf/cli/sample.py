@@ -70,6 +70,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..samples import GRID, held_out_latents, open_model, picture_latents, read_latents, write_samples
 
     pipeline = open_model(folder)
+    if pipeline.ivae is None:
+        no_more(flags)
     num_images = NUM_IMAGES if options.num_images is None else options.num_images
     latents = None
     if options.images is not None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .shared import training_flags, trial_flags
+
 
 def add(commands: Any) -> None:
     """Describe the arguments."""
@@ -30,8 +32,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     """Run what is missing, and print the table."""
     from ..arguments import load_config
+    from ..experiments.records import record_to_json
     from ..experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
-    from ..experiments.trials import record_to_json, refuse_taken, run_trials
+    from ..experiments.trials import refuse_taken, run_trials
     from ..provenance import write_text
 
     seeds = parse_seeds(options.seeds)
@@ -52,36 +55,3 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         }
         write_text(options.out, json.dumps(written, indent=1) + "\n")
         print(options.out, file=sys.stderr)
-
-
-def trial_flags(parser: argparse.ArgumentParser, root: str | None) -> None:
-    """Add where and how trials are run, which sweeps have too."""
-    default = "runs/sweeps/NAME" if root is None else root
-    parser.add_argument(
-        "--root", type=Path, default=root and Path(root), help=f"folder of the runs (default: {default})"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)"
-    )
-    parser.add_argument(
-        "--launcher",
-        type=shlex.split,
-        default=(),
-        metavar="COMMAND",
-        help='what starts the training program, such as "accelerate launch" (default: this Python, one process)',
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def training_flags(flags: list[str]) -> list[str]:
-    """The flags that are left, all of them keys of the configuration.
-
-    Raises:
-        ValueError: One line that names the first that is none.
-    """
-    for flag in flags:
-        if flag.startswith("--") and "." not in flag.partition("=")[0]:
-            raise ValueError(
-                f"unknown argument {flag!r}: give keys of the configuration, as in --train.seed 1"
-            )
-    return flags

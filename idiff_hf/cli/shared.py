@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,3 +132,36 @@ def print_scores(scores: Mapping[str, object]) -> None:
     assert isinstance(undefined, dict)
     for key, reason in undefined.items():
         print(f"{key:<40} undefined: {reason}")
+
+
+def trial_flags(parser: argparse.ArgumentParser, root: str | None) -> None:
+    """Add where and how trials are run, which sweeps have too."""
+    default = "runs/sweeps/NAME" if root is None else root
+    parser.add_argument(
+        "--root", type=Path, default=root and Path(root), help=f"folder of the runs (default: {default})"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)"
+    )
+    parser.add_argument(
+        "--launcher",
+        type=shlex.split,
+        default=(),
+        metavar="COMMAND",
+        help='what starts the training program, such as "accelerate launch" (default: this Python, one process)',
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def training_flags(flags: list[str]) -> list[str]:
+    """The flags that are left, all of them keys of the configuration.
+
+    Raises:
+        ValueError: One line that names the first that is none.
+    """
+    for flag in flags:
+        if flag.startswith("--") and "." not in flag.partition("=")[0]:
+            raise ValueError(
+                f"unknown argument {flag!r}: give keys of the configuration, as in --train.seed 1"
+            )
+    return flags

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .seeds import training_flags, trial_flags
+from .shared import training_flags, trial_flags
 
 
 def add(commands: Any) -> None:
@@ -47,10 +47,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from tqdm.auto import tqdm
 
     from ..arguments import load_config
-    from ..experiments.seeds import markdown_rows
     from ..experiments.studies import open_study, storage_errors
     from ..experiments.sweeps import read_sweep, run_sweep, sweep_rows
     from ..experiments.trials import refuse_taken
+    from ..markdown import markdown_table
 
     sweep = read_sweep(Path(path), storage=options.storage)
     refuse_taken(flags, sweep.parameters, f"is what the trials of {path} differ in")
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     root = options.root or Path("runs/sweeps") / sweep.name
 
     def table(rows: list[dict[str, Any]]) -> str:
-        return markdown_rows(list(rows[0]), [_cells(row) for row in rows])
+        return markdown_table(list(rows[0]), [_cells(row) for row in rows])
 
     def show(row: dict[str, Any]) -> None:
         lines = table([row]).splitlines()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..experiments.paper_tables import TABLES
 from ..experiments.scales import SCALES
-from .seeds import training_flags, trial_flags
+from .shared import training_flags, trial_flags
 
 
 def add(commands: Any) -> None:

@@ -22,7 +22,7 @@ class UNetConfig:
         conditioning: How z enters. `additive`: a bias-free projection is added to the time embedding (the paper); `scale_shift`: z
             scales and shifts the time embedding; `tokens`: each latent becomes a token of its own, for cross-attention.
         condition_on: What it is shown of z while it learns: a `sample` of q(z|x) (the paper), or the `mean`, which is what `encode` gives
-            afterwards. A sample of a wide q is further from the mean than neighbouring values of a factor are from each other.
+            afterwards. A sample of a wide q may be further from the mean than neighbouring values of a factor are from each other.
         token_dim: With `tokens`: width of a token.
         token_hidden_dim: With `tokens`: width of the hidden layer of each latent's own MLP.
         cross_attention: With `tokens`: the resolutions, as places in `block_out_channels`, whose blocks attend to the tokens; the middle

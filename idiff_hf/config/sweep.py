@@ -25,7 +25,7 @@ class SweepConfig:
             numbers if both ends are, with `log: true` uniform in the logarithm; or `bool`, which is `{values: [false, true]}`.
         sampler: `grid` is every combination, `random`, or `tpe`, a tree-structured Parzen estimator (Bergstra et al., 2011).
         num_trials: Trials of all workers together; those that were pruned or failed count. A grid has as many as combinations.
-        objective: The score that is to be as large as possible, a key of `experiments.trials.TrialRecord.scores`.
+        objective: The score that is to be as large as possible, a key of `experiments.records.TrialRecord.scores`.
         pruner: `median` ends a trial whose `pruner_term` lies above the median of the trials before it at the same step.
         pruner_term: A term of the loss as training logs it, lower is better; null is `rec`. It is no score: see `docs/sweeps.md`.
         seed: Trial n of a study is drawn by (seed, n), and with `tpe` by the results that are there.

@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import yaml
-
+from ..arguments import load_yaml
 from ..folders import os_errors
+from ..markdown import markdown_table
 from ..provenance import write_text
-from .seeds import SCORES, markdown_rows, mean_and_std
+from .seeds import SCORES, mean_and_std
 
 LEDGER = "ledger.yaml"
 KEYS = {"title", "question", "runs", "verdict"}
@@ -52,7 +52,7 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
         ValueError: One line: an entry without one of its keys, or a run whose file is missing or is none of `idiff seeds`.
     """
     with os_errors(f"cannot read {folder / LEDGER}"):
-        entries = yaml.safe_load((folder / LEDGER).read_text(encoding="utf-8"))
+        entries = load_yaml((folder / LEDGER).read_text(encoding="utf-8"))
     for position, entry in enumerate(entries):
         if set(entry) != KEYS:
             raise ValueError(
@@ -118,7 +118,7 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
         if name != first:
             differences = [_text(difference(results[first], result, score)) for score in shown]
             rows.append([f"{name} - {first}", "", *differences])
-    return markdown_rows(["", "seeds", *(SCORES[score] for score in shown)], rows)
+    return markdown_table(["", "seeds", *(SCORES[score] for score in shown)], rows)
 
 
 def _text(found: Mapping[str, Any] | None) -> str:

@@ -15,23 +15,23 @@ from torch import Tensor
 
 from ..builders import open_dataset
 from ..config import AuxConfig, Config, DataConfig
-from ..data import ImageDataset, to_float
+from ..data import to_float
 from ..data_figures import factor_distributions, factor_sheet, likelihood_figure, posterior_figure
 from ..drawing import draw_rows
-from ..evaluation import NUM_SHOWN, load_run
+from ..evaluation import NUM_SHOWN
 from ..figures import channels_last, latent_histograms, latent_labels, reconstruction_figure, to_uint8
 from ..metric_figures import tsne_scatter
-from ..pipeline_scores import held_out_rows
-from ..pipelines import IVAEDiffusionPipeline
 from ..processes import map_batches
 from ..provenance import write_text
 from ..random import generator
 from ..readback import encode_rows
+from .records import TrialRecord, load_record
 from .reported import PAPER_METRICS
 from .reproduction import SCHEMA
 from .scales import SCALES
+from .scoring import open_run
 from .tables import plan, read_config
-from .trials import TrialRecord, load_record, run_trials
+from .trials import run_trials
 
 Kind = Literal[
     "data", "rotation", "tsne", "reconstructions", "histograms", "traversal_ddpm", "traversal_ivae"
@@ -198,21 +198,14 @@ def _copy(source: Path, path: Path) -> None:
     shutil.copyfile(source, path)
 
 
-def _opened(folder: Path) -> tuple[Config, IVAEDiffusionPipeline, ImageDataset, Tensor]:
-    """A run's config, its model, and the held-out images that it is scored on."""
-    config, pipeline = load_run(folder)
-    dataset, rows, _ = held_out_rows(folder / "pipeline", pipeline, config.data, config.eval.num_samples)
-    return config, pipeline, dataset, rows
-
-
 def _draw_tsne(folder: Path, record: TrialRecord, path: Path) -> None:
-    _, pipeline, dataset, rows = _opened(folder)
+    _, pipeline, dataset, rows = open_run(folder)
     codes, factors = encode_rows(pipeline, dataset, rows)
     tsne_scatter(codes, factors, dataset.factor_names, path)
 
 
 def _draw_reconstructions(folder: Path, record: TrialRecord, path: Path) -> None:
-    config, pipeline, dataset, rows = _opened(folder)
+    config, pipeline, dataset, rows = open_run(folder)
     shown = rows[:NUM_SHOWN]
     guided = replace(config, eval=replace(config.eval, guidance_scales=GUIDANCE))
     drawn = draw_rows(guided, pipeline, dataset, shown)
@@ -224,7 +217,7 @@ def _draw_reconstructions(folder: Path, record: TrialRecord, path: Path) -> None
 
 def _draw_histograms(folder: Path, record: TrialRecord, path: Path) -> None:
     """Of samples of q(z|x), not of means: a latent that says nothing of the image has the prior's width."""
-    config, pipeline, dataset, rows = _opened(folder)
+    config, pipeline, dataset, rows = open_run(folder)
     ivae = pipeline.ivae
     assert ivae is not None
 

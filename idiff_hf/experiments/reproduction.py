@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..markdown import markdown_table
 from ..provenance import write_text
 from .paper_tables import TABLES
 from .reported import PAPER_METRICS, Spread
 from .scales import SCALES
-from .seeds import markdown_rows
 
 SCHEMA = 1
 VERDICTS = {True: "yes", False: "no", None: "not measured"}
@@ -81,7 +81,7 @@ def _rows(document: Mapping[str, Any]) -> str:
         name = column["name"] if column["paper"] is None else ""
         count = f"{column['done']} of {len(column['runs'])}"
         rows.append([name, "ours", count, *_cells(column["ours"]), weights])
-    return markdown_rows(["", "", "N", *PAPER_METRICS.values(), "greatest MIG at"], rows)
+    return markdown_table(["", "", "N", *PAPER_METRICS.values(), "greatest MIG at"], rows)
 
 
 def _cells(spreads: Mapping[str, Any]) -> list[str]:
@@ -115,7 +115,7 @@ def _directions(document: Mapping[str, Any]) -> str:
                 VERDICTS[claim["agrees"]] + doubt,
             ]
         )
-    return markdown_rows(["the paper's direction", "its difference", "ours", "agrees"], rows)
+    return markdown_table(["the paper's direction", "its difference", "ours", "agrees"], rows)
 
 
 def _told(document: Mapping[str, Any]) -> list[str]:
@@ -166,7 +166,7 @@ def report(folder: Path) -> str:
     inside = f"{folder.name}/"
     parts = [
         _HEADER.format(folder=folder.name, baselines=_BASELINES),
-        "## Directions\n\n" + markdown_rows(header, summary) + "\n",
+        "## Directions\n\n" + markdown_table(header, summary) + "\n",
         *(table_markdown(document, level=2, folder=inside) for document in documents),
     ]
     figures = [_figure(path, inside) for path in _by_number(folder, "figure")]

@@ -8,30 +8,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import Config
+from ..data import ImageDataset
 from ..evaluation import load_run
 from ..metrics import evaluate, mcc
 from ..metrics.discretize import DEFAULT_NUM_BINS
 from ..pipeline_scores import held_out_rows
+from ..pipelines import IVAEDiffusionPipeline
 from ..readback import encode_rows
 
 METRICS = ("mig", "modularity", "mcc", "dci")
 """DCI with `presorted_boosting`."""
 
 
-def held_out_scores(config: Config, folder: Path) -> dict[str, Any]:
-    """Score the run of a trial on the rows of `pipeline_scores.evaluate_pipeline`, without its figures, which take longer than the scores.
+def open_run(folder: Path) -> tuple[Config, IVAEDiffusionPipeline, ImageDataset, Tensor]:
+    """A finished run's config, its model, its dataset, and the numbers of the held-out rows that it is scored on."""
+    config, pipeline = load_run(folder)
+    dataset, rows, _ = held_out_rows(folder / "pipeline", pipeline, config.data, config.eval.num_samples)
+    return config, pipeline, dataset, rows
+
+
+def held_out_scores(folder: Path) -> dict[str, Any]:
+    """Score a finished run on the rows of `pipeline_scores.evaluate_pipeline`, without its figures, which take longer than the scores.
 
     Args:
-        config: Of the run.
-        folder: Its pipeline.
+        folder: Of the run.
 
     Returns:
         What `metrics.evaluate` gives for `METRICS`, and where u tells no sign, `unsigned_scores` among its values.
     """
-    _, pipeline = load_run(folder.parent)
-    dataset, rows, _ = held_out_rows(folder, pipeline, config.data, config.eval.num_samples)
+    config, pipeline, dataset, rows = open_run(folder)
     codes, factors = encode_rows(pipeline, dataset, rows)
     found: dict[str, Any] = evaluate(
         codes,

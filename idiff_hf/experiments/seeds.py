@@ -9,8 +9,9 @@ from typing import Any
 
 from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from ..config import Config
+from ..markdown import markdown_table
 from ..metrics import over_seeds
-from .trials import TrialRecord
+from .records import TrialRecord
 
 UNSIGNED = "mcc_spearman_unsigned"
 """A score of models whose u tells no sign alone."""
@@ -112,24 +113,18 @@ def seeds_markdown(table: Mapping[str, Any]) -> str:
         for key in table["scores"]
     ]
     parts = [
-        markdown_rows(
+        markdown_table(
             ["score", "mean ± std", "min", "max", "N", *(BASELINES[name] for name in trained)], scores
         )
     ]
     for key, words in BY_FACTOR.items():
         if table["factors"][key]:
             rows = [[name, *_cells(summary)] for name, summary in table["factors"][key].items()]
-            parts.append(markdown_rows([f"{words} of", "mean ± std", "min", "max", "N"], rows))
+            parts.append(markdown_table([f"{words} of", "mean ± std", "min", "max", "N"], rows))
     seeds = [[str(row["seed"]), *(number(row[key]) for key in table["scores"])] for row in table["seeds"]]
-    parts.append(markdown_rows(["seed", *(SCORES[key] for key in table["scores"])], seeds))
+    parts.append(markdown_table(["seed", *(SCORES[key] for key in table["scores"])], seeds))
     parts.append(f"{table['num_samples']} held-out images; {table['supervision']}.")
     return "\n\n".join(parts)
-
-
-def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right of the first column."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float | None) -> str:

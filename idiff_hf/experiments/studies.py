@@ -24,7 +24,8 @@ from ..config import Config
 from ..config.sweep import SweepConfig
 from ..folders import FolderInUseError, RunLock
 from ..random import key
-from .trials import POLL_SECONDS, TrialInUseError, claimed, trial_id
+from .records import trial_id
+from .trials import POLL_SECONDS, TrialInUseError, claimed
 
 STARTUP_TRIALS = 5
 """Trials that the median needs before one is pruned."""

@@ -25,16 +25,9 @@ from ..config import Config
 from ..config.sweep import SweepConfig
 from ..folders import os_errors
 from ..run_log import RunLog
+from .records import TrialRecord
 from .studies import ask, asking, counted, fail, open_study, put_back, put_back_abandoned, storage_errors
-from .trials import (
-    WAIT_SECONDS,
-    TrialInUseError,
-    TrialRecord,
-    TrialSignalledError,
-    TrialStoppedError,
-    run_trial,
-    workers,
-)
+from .trials import WAIT_SECONDS, TrialInUseError, TrialSignalledError, TrialStoppedError, run_trial, workers
 
 
 def read_sweep(path: Path, *, storage: str | None = None) -> SweepConfig:

@@ -7,30 +7,23 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..arguments import config_from_yaml, config_to_yaml, load_config
+from ..arguments import config_from_yaml, config_to_yaml, load_config, with_values
 from ..baselines import supervised_probe, supervision_baseline
 from ..config import Config
 from ..evaluation import supervision_statement
 from ..metrics import over_seeds
 from ..provenance import write_text
 from .paper_tables import SEEDS, TABLES, Column
+from .records import TrialRecord, load_record, record_from_json, record_to_json, trial_id
 from .reported import PAPER_METRICS, REPORTED
 from .reproduction import SCHEMA, read_document
 from .scales import SCALES, Grid, Scale
-from .trials import (
-    TrialRecord,
-    load_record,
-    record_from_json,
-    record_to_json,
-    refuse_taken,
-    run_trials,
-    trial_id,
-)
+from .trials import refuse_taken, run_trials
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ def plan(
         base = read_config(configs / "paper" / f"{column.config}.yaml", sized, flags)
         grid = _grid(column, sized, base)
         refuse_taken(flags, grid, f"is what the runs of {column.name!r} in Table {table} differ in")
-        runs = tuple(_at(base, values) for values in _combinations(grid))
+        runs = tuple(with_values(base, values) for values in _combinations(grid))
         columns.append(PlannedColumn(column.name, f"paper/{column.config}.yaml", grid, runs))
     for suffix, name in definition.supervised_as.items():
         base = read_config(configs / "paper" / f"{name}.yaml", sized, flags)
@@ -116,15 +109,6 @@ def _grid(column: Column, scale: Scale, config: Config) -> Grid:
 def _combinations(grid: Grid) -> Iterable[dict[str, Any]]:
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
-
-
-def _at(config: Config, values: Mapping[str, Any]) -> Config:
-    """A config with other values of some flags."""
-    groups: dict[str, dict[str, Any]] = {}
-    for flag, value in values.items():
-        group, _, name = flag.partition(".")
-        groups.setdefault(group, {})[name] = value
-    return replace(config, **{group: replace(getattr(config, group), **new) for group, new in groups.items()})
 
 
 def finished(

@@ -17,12 +17,12 @@ DOCS = ROOT / "docs"
 
 
 def run_page(name: str, folder: Path, *languages: str) -> str:
-    """Run its Python in this process and its Bash in new ones, both in the folder; returns what the Bash wrote."""
+    """Run its Python in this process and its Bash in new ones, both in the folder; returns what they wrote."""
     names: dict[str, Any] = {}
     said = []
     for block in blocks((DOCS / name).read_text(encoding="utf-8"), *(languages or ("python", "bash"))):
         if block.language == "python":
-            run_python(block.source, names)
+            said.append(run_python(block.source, names))
         else:
             said.append(run_bash(block.source, folder))
     return "".join(said)
@@ -34,15 +34,17 @@ def test_metrics(workspace: Path) -> None:
 
 
 def test_what_choosing_a_prior_shows_of_u(workspace: Path) -> None:
-    run_page("tutorials/priors.md", workspace, "python")
+    said = run_page("tutorials/priors.md", workspace, "python")
+    assert "model.prior_type=standard does not go with aux.name=interval" in said
 
 
 def test_for_diffusers_users(pipeline: Path) -> None:
-    run_page("for_diffusers_users.md", pipeline)
+    said = run_page("for_diffusers_users.md", pipeline)
+    assert "trust_remote_code is refused: IVAEDiffusionPipeline never runs code from a model folder" in said
 
 
 def test_coming_from(workspace: Path) -> None:
-    run_page("coming_from.md", workspace)
+    assert "mig modularity explicitness sap mcc irs infomec" in run_page("coming_from.md", workspace)
 
 
 @pytest.mark.slow

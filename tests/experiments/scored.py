@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from idiff_hf.config import Config
+from idiff_hf.experiments.records import TrialRecord, trial_id
 from idiff_hf.experiments.reported import PAPER_METRICS
-from idiff_hf.experiments.trials import TrialRecord, trial_id
 
 HARDWARE = {"device": "cpu", "name": "abacus", "cores": 2, "memory_gib": 1}
 

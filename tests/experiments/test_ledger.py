@@ -11,8 +11,8 @@ import pytest
 
 from idiff_hf.arguments import load_config
 from idiff_hf.experiments.ledger import difference, ledger_markdown, main
+from idiff_hf.experiments.records import TrialRecord, record_from_json, trial_id
 from idiff_hf.experiments.seeds import SCORES, parse_seeds, seed_configs, seeds_table
-from idiff_hf.experiments.trials import TrialRecord, record_from_json, trial_id
 
 DOCS = Path(__file__).parents[2] / "docs"
 

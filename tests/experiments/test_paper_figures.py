@@ -12,8 +12,9 @@ from PIL import Image
 from idiff_hf.cli.figure import NUMBERS
 from idiff_hf.experiments.paper_figures import FIGURES, best_record, make_figure, rotation_pair
 from idiff_hf.experiments.paper_tables import TABLES
+from idiff_hf.experiments.records import load_record, record_to_json
 from idiff_hf.experiments.tables import plan
-from idiff_hf.experiments.trials import load_record, record_to_json, run_trials
+from idiff_hf.experiments.trials import run_trials
 
 from .scored import scored
 from .test_tables import CONFIGS, TOY

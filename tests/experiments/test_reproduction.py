@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from idiff_hf.cli import main
+from idiff_hf.experiments.records import record_from_json
 from idiff_hf.experiments.reproduction import read_document, report, table_markdown
 from idiff_hf.experiments.tables import plan, table_document
-from idiff_hf.experiments.trials import record_from_json
 
 from .scored import scored
 

@@ -11,8 +11,8 @@ import pytest
 
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
+from idiff_hf.experiments.records import TrialRecord, trial_id
 from idiff_hf.experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
-from idiff_hf.experiments.trials import TrialRecord, trial_id
 from tests.experiments.stand_in import program, that_copies, toy_config
 
 

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 from idiff_hf.arguments import config_to_yaml, load_config, with_values
 from idiff_hf.cli import main
 from idiff_hf.config.sweep import SweepConfig
+from idiff_hf.experiments.records import load_record
 from idiff_hf.experiments.studies import ask, counted, open_study, put_back, put_back_abandoned
 from idiff_hf.experiments.sweeps import _watch, read_sweep, run_sweep, sweep_rows
-from idiff_hf.experiments.trials import load_record
 from idiff_hf.run_log import RunLog
 from tests.experiments.stand_in import program, that_copies, toy_config
 

@@ -13,11 +13,11 @@ import pytest
 from idiff_hf.arguments import config_from_yaml
 from idiff_hf.cli import main
 from idiff_hf.experiments.paper_tables import TABLES
+from idiff_hf.experiments.records import load_record, record_to_json
 from idiff_hf.experiments.reported import PAPER_METRICS, REPORTED
 from idiff_hf.experiments.reproduction import table_markdown
 from idiff_hf.experiments.scales import SCALES
 from idiff_hf.experiments.tables import PlannedColumn, finished, make_table, plan, table_document
-from idiff_hf.experiments.trials import load_record, record_to_json
 
 from .scored import HARDWARE, scored
 

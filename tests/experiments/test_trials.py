@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,27 +18,27 @@ import pytest
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
 from idiff_hf.config import Config, HubConfig
-from idiff_hf.experiments.scoring import METRICS
-from idiff_hf.experiments.trials import (
-    NOT_DECISIVE,
-    TrialInUseError,
+from idiff_hf.experiments.records import (
     TrialRecord,
-    TrialSignalledError,
-    TrialStoppedError,
-    claimed,
     load_record,
     record_from_json,
     record_to_json,
+    trial_id,
+)
+from idiff_hf.experiments.scoring import METRICS
+from idiff_hf.experiments.trials import (
+    TrialInUseError,
+    TrialSignalledError,
+    TrialStoppedError,
+    claimed,
     refuse_taken,
     run_trial,
     run_trials,
-    trial_id,
 )
 from idiff_hf.pipeline_scores import evaluate_pipeline
 from tests.experiments.stand_in import program, that_copies, toy_config
 from tests.faults.processes import until
 from tests.faults.runs import assert_same_end
-from tests.tiny import tiny_config
 
 
 @pytest.fixture
@@ -52,68 +52,6 @@ def one_core() -> Iterator[None]:
 
 def with_seed(config: Config, seed: int) -> Config:
     return replace(config, train=replace(config.train, seed=seed))
-
-
-def test_the_id_leaves_out_what_does_not_decide_the_result() -> None:
-    config = toy_config()
-    other = replace(
-        config,
-        train=replace(
-            config.train,
-            output_dir="elsewhere",
-            resume_from_checkpoint="latest",
-            report_to="tensorboard",
-            checkpointing_steps=3,
-            checkpoints_total_limit=5,
-            logging_steps=2,
-            validation_steps=7,
-        ),
-        hub=HubConfig(push_to_hub=True, hub_model_id="user/name"),
-    )
-    changed = {
-        name for name in vars(config.train) if getattr(config.train, name) != getattr(other.train, name)
-    }
-    assert changed == set(NOT_DECISIVE["train"])
-    assert trial_id(other) == trial_id(config)
-    assert len(trial_id(config)) == 12
-
-
-def test_the_id_changes_with_every_other_group() -> None:
-    config = toy_config()
-    others = {
-        "data": replace(config, data=replace(config.data, held_out=0.2)),
-        "aux": replace(config, aux=replace(config.aux, num_cuts=2)),
-        "model": replace(config, model=replace(config.model, latent_dim=7)),
-        "unet": replace(config, unet=replace(config.unet, layers_per_block=2)),
-        "scheduler": replace(config, scheduler=replace(config.scheduler, beta_max=10.0)),
-        "loss": replace(config, loss=replace(config.loss, kl=2e-4)),
-        "cfg": replace(config, cfg=replace(config.cfg, drop_prob=0.3)),
-        "optim_ivae": replace(config, optim_ivae=replace(config.optim_ivae, learning_rate=2e-3)),
-        "optim_unet": replace(config, optim_unet=replace(config.optim_unet, learning_rate=2e-3)),
-        "train": with_seed(config, 1),
-        "eval": replace(config, eval=replace(config.eval, num_samples=65)),
-    }
-    # of a config that has an autoencoder
-    coded = tiny_config("unused")
-    coded = replace(
-        coded,
-        autoencoder=replace(coded.autoencoder, type="kl"),
-        optim_autoencoder=replace(coded.optim_autoencoder, stop_step=4),
-    )
-    others |= {
-        "autoencoder": replace(coded, autoencoder=replace(coded.autoencoder, kl=1e-5)),
-        "optim_autoencoder": replace(
-            coded, optim_autoencoder=replace(coded.optim_autoencoder, learning_rate=1e-3)
-        ),
-    }
-    assert {*others, "hub"} == {field.name for field in fields(Config)}
-    ids = {trial_id(other) for other in others.values()}
-    assert len(ids) == len(others) and not ids & {trial_id(config), trial_id(coded)}
-
-
-def test_an_id_is_the_same_on_every_machine() -> None:
-    """Files that other machines have written are found by it."""
-    assert trial_id(Config()) == "8e72e1b06780"
 
 
 def test_a_finished_trial_is_scored_and_not_run_again(finished: Path, tmp_path: Path) -> None:
@@ -159,21 +97,6 @@ def test_scores_are_those_of_idiff_evaluate(finished: Path, tmp_path: Path) -> N
     assert record.generation == results["generation"]
     assert str(tmp_path) not in record.facts["command"].partition(" -m ")[2]
     assert record.config["train"]["output_dir"] == record.id
-
-
-def test_a_record_of_another_config_or_a_damaged_one_is_refused(finished: Path, tmp_path: Path) -> None:
-    config = toy_config()
-    record = run_trial(config, tmp_path, launcher=that_copies(finished, tmp_path / "program.py"))
-    path = tmp_path / record.id / "trial.json"
-    values = json.loads(path.read_text())
-    values["config"]["loss"]["kl"] = 1.0
-    path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"trial.json is of another config than its folder is named by"):
-        load_record(tmp_path, config)
-    for text in ("{", "[]", '{"id": 1}'):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=r"trial.json: .*: remove it, and the trial is scored again$"):
-            load_record(tmp_path, config)
 
 
 @pytest.mark.parametrize(
