@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 1024
 """Training images that the scale of an autoencoder's latents is measured on."""
+CPU_BUCKET_MB = 1000
+"""Of gradients that processes on a CPU exchange in one message: more than a network of a CPU has."""
 
 
 class TrainingRun:
@@ -66,12 +68,16 @@ class TrainingRun:
             log_with=None if config.train.report_to == "none" else config.train.report_to,
             project_dir=self.output_dir,
             # the parts that do not learn in a stage have no gradient
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+            ],
         )
         world = self.accelerator.num_processes
         if self.accelerator.device.type == "cpu":
             # `accelerate launch` leaves one thread to a process, whatever the machine has
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
+            # the cores that would send gradients meanwhile are those that compute the next: few large messages cost least
+            self.accelerator.ddp_handler.bucket_cap_mb = CPU_BUCKET_MB
         self.accumulation = config.train.micro_batches(world)
         self.global_batch_size = config.train.train_batch_size * self.accumulation * world
         self.lock = RunLock(self.output_dir)

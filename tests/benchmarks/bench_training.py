@@ -43,6 +43,8 @@ from tests.benchmarks.training_loops import (
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TURNS = 12
 """Of each group of processes."""
+BATCHES = (32, 64, 128)
+"""Images of a process at each step: the more, the less often gradients are exchanged."""
 GROWTH = {
     "as it is": {},
     "64 x 64 pixels": {"image_size": 64},
@@ -143,12 +145,35 @@ def two_processes(folder: Path, options: argparse.Namespace) -> str:
     """
     if len(os.sched_getaffinity(0)) < 2:
         return "One process against two: not measured, there is one core."
+    head = ["one core each, images of a process at a step", "one process, images/s", "two, together"]
+    head += [
+        "two, each on its own",
+        f"together / twice one, median of {TURNS} (range)",
+        "each on its own / twice one",
+    ]
+    rows = []
+    for batch in BATCHES[:1] if options.tiny else BATCHES:
+        rates = _in_turns(folder / str(batch), batch, options)
+        twice = [2.0 * rate for rate in rates["one"]]
+        rows.append(
+            [
+                str(batch),
+                *(f"{median(rates[name]):.0f}" for name in ("one", "together", "apart")),
+                ratio(rates["together"], twice),
+                ratio(rates["apart"], twice),
+            ]
+        )
+    return table(head, rows)
+
+
+def _in_turns(folder: Path, batch: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Images a second of the three groups of processes, at each turn."""
     kinds = {"one": [(1, 0)], "together": [(2, 0)], "apart": [(1, 0), (1, 1)]}
     groups = {
         name: [
             process
             for size, core in runs
-            for process in _launch(folder / f"{name}{core}", size, core, options)
+            for process in _launch(folder / f"{name}{core}", size, core, batch, options)
         ]
         for name, runs in kinds.items()
     }
@@ -161,19 +186,7 @@ def two_processes(folder: Path, options: argparse.Namespace) -> str:
     for group in groups.values():
         for process in group:
             process.communicate("")
-    twice = [2.0 * rate for rate in rates["one"]]
-    return table(
-        ["one core each", "one process", "two, together", "two, each on its own"],
-        [
-            ["images/s", *(f"{median(rates[name]):.0f}" for name in kinds)],
-            [
-                f"of twice one process, median of {TURNS} (range)",
-                "",
-                ratio(rates["together"], twice),
-                ratio(rates["apart"], twice),
-            ],
-        ],
-    )
+    return rates
 
 
 def _turn(group: list[subprocess.Popen[str]], what: str) -> float:
@@ -192,13 +205,20 @@ def _turn(group: list[subprocess.Popen[str]], what: str) -> float:
     return total
 
 
-def _launch(out: Path, processes: int, core: int, options: argparse.Namespace) -> list[subprocess.Popen[str]]:
+def _launch(
+    out: Path, processes: int, core: int, batch: int, options: argparse.Namespace
+) -> list[subprocess.Popen[str]]:
     """So many processes that train together, on cores from `core` on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     command = [sys.executable, __file__, "--process_of", str(out)]
-    command += [f"--processes={processes}", f"--core={core}", f"--seconds={options.seconds}"]
+    command += [
+        f"--processes={processes}",
+        f"--core={core}",
+        f"--batch={batch}",
+        f"--seconds={options.seconds}",
+    ]
     common = {**os.environ, **address, "WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
     return [
         subprocess.Popen(
@@ -216,7 +236,7 @@ def process_of(out: Path, options: argparse.Namespace) -> None:
     """One process of `two_processes`: at each line of its input it takes steps, and answers with its images a second."""
     core = sorted(os.sched_getaffinity(0))[options.core + int(os.environ["LOCAL_RANK"])]
     os.sched_setaffinity(0, {core})
-    run = TrainingRun(quickstart(out, options.tiny))
+    run = TrainingRun(quickstart(out, options.tiny, train_batch_size=options.batch))
     seen = (run.accelerator.num_processes, torch.get_num_threads())
     if seen != (options.processes, 1):
         raise SystemExit(
@@ -327,6 +347,7 @@ def main() -> None:
     parser.add_argument("--process_of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure is not None:
         print(json.dumps(measure(options.measure, options)))
