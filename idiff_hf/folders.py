@@ -127,6 +127,16 @@ def verify_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return manifest
 
 
+def refuse_filled(folder: Path) -> None:
+    """Refuse a place for new files that is not a new or empty folder.
+
+    Raises:
+        ValueError: One line.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there and not empty: give another folder, or remove it")
+
+
 def file_behind(folder: Path, name: str) -> Path:
     """The file that `folder/name` is or is a link to, which lies in `folder` or, for a snapshot in the Hub's cache, among its blobs.
 

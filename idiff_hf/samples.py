@@ -20,7 +20,7 @@ from .data.pictures import to_picture
 from .data.tables import PICTURE_SUFFIXES
 from .drawing import DRAWN_AT_A_TIME
 from .figures import image_grid, latent_labels, to_pil, to_uint8, traversal_figure
-from .folders import os_errors
+from .folders import os_errors, refuse_filled
 from .latent_names import named_latents
 from .model_types import learns_decoder
 from .pipeline_scores import held_out_rows
@@ -157,8 +157,7 @@ def write_samples(
     """
     if num_images < 1:
         raise ValueError(f"the number of images must be 1 or more, got {num_images}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there and not empty: give another folder, or remove it")
+    refuse_filled(out)
     images: list[np.ndarray] = []
     drawn_from: list[list[float]] = []
     for part in torch.arange(num_images).split(DRAWN_AT_A_TIME):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from idiff_hf.cli import COMMANDS, EXAMPLES, EXIT_CODES, main
+from idiff_hf.cli import COMMANDS, CTRL_C, EXAMPLES, EXIT_CODES, main
 
 HEAVY = {"torch", "diffusers", "transformers", "sklearn", "matplotlib", "numpy"}
 
@@ -118,6 +119,18 @@ def test_what_is_no_command_is_one_line(
     assert finished(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        # which looks at the speed of rendering for a second
+        assert main(["data", "describe", "--data.name", "shapes3d"]) == CTRL_C == 128 + signal.SIGINT
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
 
 
 def test_public_names_come_from_the_package() -> None:

@@ -2,8 +2,8 @@
 
 Each module here is a command: `add` describes its arguments, `run` does it. What is heavy is imported by `run`, so that `--help` is quick.
 
-Exit codes: 0 done, 2 an input was refused or training cannot go on (one line on stderr says which and what to do), 143 a signal ended
-training, and what was done is saved.
+Exit codes: 0 done, 2 an input was refused or training cannot go on (one line on stderr says which and what to do), 130 Ctrl-C, 143 a signal
+ended training, and what was done is saved.
 """
 
 from __future__ import annotations
@@ -86,8 +86,10 @@ COMMANDS = (
 EXIT_CODES = """exit codes:
   0    done
   2    an input was refused, or training cannot go on: one line on stderr says why, and what to do
+  130  Ctrl-C
   143  a signal ended it; what training had done is saved
 """
+CTRL_C = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,6 +105,14 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return CTRL_C
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         # its flags, --help among them, are those of the training program

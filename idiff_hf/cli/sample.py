@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..folders import refuse_filled
 from .shared import DATA_HELP, MODEL_HELP, drawing_flags, no_more, own_data, pipeline_folder
 
 NUM_IMAGES = 8
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         if getattr(options, name) is not None and options.num_images is not None:
             raise ValueError(f"--num_images is not for --{name}, of which each gives an image: leave it out")
     folder = pipeline_folder(options.model)
+    # before the model is loaded, which takes seconds
+    refuse_filled(options.out)
     held_out = options.images is None and options.latents is None and factors is None
     if not held_out:
         no_more(flags)
