@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="K", help="begin K runs at most; 0 prints what is there")
     parser.add_argument(
-        "--report", action="store_true", help="write OUT.md, all tables and figures of OUT on one page"
+        "--report",
+        action="store_true",
+        help="write OUT.md: all tables and figures of OUT on one page, with the words of OUT/explained.yaml, by tableN.SCALE and all",
     )
     parser.set_defaults(run=run)
 

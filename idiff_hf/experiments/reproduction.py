@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ..arguments import load_yaml
+from ..folders import os_errors
 from ..markdown import markdown_table
 from ..provenance import write_text
 from .paper_tables import TABLES
@@ -14,6 +18,8 @@ from .reported import PAPER_METRICS, Spread
 from .scales import SCALES
 
 SCHEMA = 1
+EXPLAINED, OVERALL = "explained.yaml", "all"
+"""Beside the files of tables: in words, what agrees, what does not and why, by `tableN.SCALE`, and over all tables."""
 VERDICTS = {True: "yes", False: "no", None: "not measured"}
 _HEADER = """\
 # Reproduction of the paper's tables
@@ -140,19 +146,48 @@ def _made(document: Mapping[str, Any], folder: str) -> list[str]:
     ]
 
 
-def report(folder: Path) -> str:
-    """`docs/reproduction.md`: all tables of a folder, and which of the paper's directions they agree with.
+def read_explained(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """The texts of `folder/explained.yaml`, none where it is missing.
+
+    Args:
+        folder: The folder of the tables.
+        names: The tables that are there, `tableN.SCALE`.
 
     Raises:
-        ValueError: One line: no table is there, or as in `tables.read_document`.
+        ValueError: One line: no YAML, another key than `all` and these tables, or no text.
     """
-    documents = [read_document(path) for path in _by_number(folder, "table")]
-    if not documents:
+    path = folder / EXPLAINED
+    if not path.exists():
+        return {}
+    try:
+        with os_errors(f"cannot read {path}"):
+            texts = load_yaml(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(texts, dict):
+        raise ValueError(f"{path} must be lines of NAME: TEXT, got {texts!r}")
+    for name, text in texts.items():
+        if name not in {OVERALL, *names} or not isinstance(text, str):
+            raise ValueError(
+                f"{path}: {name}: {text!r}: give a text for {OVERALL} or for a table that is there, {', '.join(names)}"
+            )
+    return {name: text.strip() for name, text in texts.items()}
+
+
+def report(folder: Path) -> str:
+    """`docs/reproduction.md`: all tables of a folder, which of the paper's directions they agree with, and the words of `explained.yaml`.
+
+    Raises:
+        ValueError: One line: no table is there, or as in `tables.read_document` and `read_explained`.
+    """
+    found = {path.stem: read_document(path) for path in _by_number(folder, "table")}
+    if not found:
         raise ValueError(
             f"{folder} holds no table: make one first, idiff table 2 --scale tiny --out {folder}"
         )
+    explained = read_explained(folder, found)
     summary = []
-    for document in documents:
+    for document in found.values():
         verdicts = [claim["agrees"] for claim in document["directions"]]
         summary.append(
             [
@@ -167,8 +202,12 @@ def report(folder: Path) -> str:
     parts = [
         _HEADER.format(folder=folder.name, baselines=_BASELINES),
         "## Directions\n\n" + markdown_table(header, summary) + "\n",
-        *(table_markdown(document, level=2, folder=inside) for document in documents),
+        *([f"{explained[OVERALL]}\n"] if OVERALL in explained else []),
     ]
+    for name, document in found.items():
+        parts.append(table_markdown(document, level=2, folder=inside))
+        if name in explained:
+            parts.append(f"**In words.** {explained[name]}\n")
     figures = [_figure(path, inside) for path in _by_number(folder, "figure")]
     return "\n".join([*parts, *(["## Figures\n", *figures] if figures else [])])
 

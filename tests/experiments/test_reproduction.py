@@ -82,6 +82,26 @@ def test_the_page_has_every_table_and_figure_of_a_folder(tmp_path: Path) -> None
     assert "[table5.tiny.json](found/table5.tiny.json)" in text
     caption = "Figure 10: Latents moved; run `0123456789ab`, MIG 0.25"
     assert f"![{caption}](found/figure10.tiny.png)" in text
+    (folder / "explained.yaml").write_text("all: Little agrees.\ntable5.tiny: It is too short.\n")
+    text = report(folder)
+    assert text.index("| 5 | tiny |") < text.index("Little agrees.") < text.index("## Table 2, scale tiny")
+    assert text.index("## Table 5") < text.index("**In words.** It is too short.") < text.index("## Figures")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("table3.tiny: none", r"table3\.tiny: 'none': give a text for all or .*, table2\.tiny$"),
+        ("table2.tiny: 3", r"table2\.tiny: 3: give a text for all or .*, table2\.tiny$"),
+        ("- none", r"must be lines of NAME: TEXT, got \['none'\]$"),
+        ("a: b: c", "is not valid YAML: mapping values are not allowed here"),
+    ],
+)
+def test_words_about_no_table_are_refused(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "table2.tiny.json").write_text(json.dumps(known(2)))
+    (tmp_path / "explained.yaml").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=rf"explained\.yaml:? {message}"):
+        report(tmp_path)
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
