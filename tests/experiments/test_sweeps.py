@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,6 +401,15 @@ if not (folder / 'ready').exists():
 """
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises, even where the tests were started in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_sweep_that_is_stopped_puts_its_trials_back(finished: Path, tmp_path: Path) -> None:
     copies = that_copies(finished, tmp_path / "copies.py")
     launcher = program(tmp_path / "program.py", WAITS + Path(copies[1]).read_text())
@@ -407,7 +418,7 @@ def test_a_sweep_that_is_stopped_puts_its_trials_back(finished: Path, tmp_path: 
     def stop() -> None:
         while not list(root.glob("*/ready")):
             pass
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
