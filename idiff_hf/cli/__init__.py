@@ -90,6 +90,7 @@ EXIT_CODES = """exit codes:
   143  a signal ended it; what training had done is saved
 """
 CTRL_C = 130
+"""128 + SIGINT, as a shell shows a program that Ctrl-C ended."""
 
 
 class Parser(argparse.ArgumentParser):
