@@ -144,7 +144,7 @@ from tests.tiny import joint, objective_and_inputs, tiny_config
 plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
 accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
 assert accelerator.num_processes == 2
-print("accelerate:", accelerator.distributed_type.value)
+accelerator.print("accelerate:", accelerator.distributed_type.value)
 config = joint(tiny_config("unused"))
 found = {}
 for kind in ("whole", "sharded"):
