@@ -252,11 +252,6 @@ def _flatten(text: str) -> dict[str, Any]:
                 raise ValueError(f"key {key!r} is given twice")
             values[key] = value
         return values
-    except yaml.MarkedYAMLError as error:
-        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"not valid YAML{where}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
     except RecursionError:
         raise ValueError("not a config: nested too deeply") from None
 
@@ -265,11 +260,15 @@ def load_yaml(text: str) -> Any:
     """The values of a YAML text, plain ones alone.
 
     Raises:
-        ValueError: One line, where a value does not fit its tag.
-        yaml.YAMLError: It is not YAML.
+        ValueError: One line: it is not YAML, or a value does not fit its tag.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"not valid YAML{where}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
     except (ValueError, LookupError, AttributeError):
         # What PyYAML's own constructors raise, as for `!!int word` or `!!bool word`.
         raise ValueError("not valid YAML: a value does not fit its tag") from None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
@@ -48,6 +51,28 @@ from .models import (
 from .pipelines import IVAEDiffusionPipeline
 from .random import key
 from .schedulers import VPSDEScheduler
+
+CPU_BUCKET_MB = 1000
+"""Of gradients that processes on a CPU exchange in one message: more than a network of a CPU has."""
+
+
+def build_accelerator(config: Config) -> Accelerator:
+    """What trains on one process or many; on a CPU it gives this process its share of the cores as threads."""
+    accelerator = Accelerator(
+        mixed_precision=config.train.mixed_precision,
+        log_with=None if config.train.report_to == "none" else config.train.report_to,
+        project_dir=config.train.output_dir,
+        # the parts that do not learn in a stage have no gradient
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+        ],
+    )
+    if accelerator.device.type == "cpu":
+        # `accelerate launch` leaves one thread to a process, whatever the machine has
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes))
+        # sent early, gradients would only take the core from those that are still computed
+        accelerator.ddp_handler.bucket_cap_mb = CPU_BUCKET_MB
+    return accelerator
 
 
 def open_dataset(

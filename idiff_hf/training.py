@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .arguments import config_from_yaml, config_to_yaml
-from .builders import build_batches, build_dataset, build_objective, build_pipeline
+from .builders import build_accelerator, build_batches, build_dataset, build_objective, build_pipeline
 from .checkpoint import compare_configs, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import Batch, Prefetcher
@@ -38,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 1024
 """Training images that the scale of an autoencoder's latents is measured on."""
-CPU_BUCKET_MB = 1000
-"""Of gradients that processes on a CPU exchange in one message: more than a network of a CPU has."""
 
 
 class TrainingRun:
@@ -63,21 +58,8 @@ class TrainingRun:
         refuse_float16_on_cpu(config)
         self.config = config
         self.output_dir = Path(config.train.output_dir)
-        self.accelerator = Accelerator(
-            mixed_precision=config.train.mixed_precision,
-            log_with=None if config.train.report_to == "none" else config.train.report_to,
-            project_dir=self.output_dir,
-            # the parts that do not learn in a stage have no gradient
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
-            ],
-        )
+        self.accelerator = build_accelerator(config)
         world = self.accelerator.num_processes
-        if self.accelerator.device.type == "cpu":
-            # `accelerate launch` leaves one thread to a process, whatever the machine has
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
-            # the cores that would send gradients meanwhile are those that compute the next: few large messages cost least
-            self.accelerator.ddp_handler.bucket_cap_mb = CPU_BUCKET_MB
         self.accumulation = config.train.micro_batches(world)
         self.global_batch_size = config.train.train_batch_size * self.accumulation * world
         self.lock = RunLock(self.output_dir)

@@ -122,6 +122,10 @@ def test_what_is_no_command_is_one_line(
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # imported already, so that it is the command that is stopped and no import
+    import idiff_hf.data_figures
+    import idiff_hf.describe  # noqa: F401
+
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..arguments import load_yaml
 from ..folders import os_errors
 from ..markdown import markdown_table
@@ -159,11 +157,12 @@ def read_explained(folder: Path, names: Collection[str]) -> dict[str, str]:
     path = folder / EXPLAINED
     if not path.exists():
         return {}
+    with os_errors(f"cannot read {path}"):
+        written = path.read_text(encoding="utf-8")
     try:
-        with os_errors(f"cannot read {path}"):
-            texts = load_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        texts = load_yaml(written)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(texts, dict):
         raise ValueError(f"{path} must be lines of NAME: TEXT, got {texts!r}")
     for name, text in texts.items():

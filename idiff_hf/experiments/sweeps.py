@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
@@ -52,8 +51,8 @@ def read_sweep(path: Path, *, storage: str | None = None) -> SweepConfig:
         return SweepConfig(
             **{"name": path.stem, **values, **({} if storage is None else {"storage": storage})}
         )
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _keys(values: object) -> str:

@@ -139,10 +139,7 @@ def checkpoints(folder: Path, options: argparse.Namespace, rates: dict[str, floa
 
 
 def two_processes(folder: Path, options: argparse.Namespace) -> str:
-    """A process of a core, two that train together, and two that know nothing of each other: what sharing the machine costs alone.
-
-    All are started first and then take turns, for the speed of a machine that others share moves by more than what is measured.
-    """
+    """A process of a core, two that train together, and two that know nothing of each other: what sharing the machine costs alone."""
     if len(os.sched_getaffinity(0)) < 2:
         return "One process against two: not measured, there is one core."
     head = ["one core each, images of a process at a step", "one process, images/s", "two, together"]
@@ -167,7 +164,10 @@ def two_processes(folder: Path, options: argparse.Namespace) -> str:
 
 
 def _in_turns(folder: Path, batch: int, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Images a second of the three groups of processes, at each turn."""
+    """Images a second of the three groups of processes, at each turn.
+
+    All are started first and then take turns, for the speed of a machine that others share moves by more than what is measured.
+    """
     kinds = {"one": [(1, 0)], "together": [(2, 0)], "apart": [(1, 0), (1, 1)]}
     groups = {
         name: [

@@ -94,7 +94,7 @@ def test_the_page_has_every_table_and_figure_of_a_folder(tmp_path: Path) -> None
         ("table3.tiny: none", r"table3\.tiny: 'none': give a text for all or .*, table2\.tiny$"),
         ("table2.tiny: 3", r"table2\.tiny: 3: give a text for all or .*, table2\.tiny$"),
         ("- none", r"must be lines of NAME: TEXT, got \['none'\]$"),
-        ("a: b: c", "is not valid YAML: mapping values are not allowed here"),
+        ("a: b: c", "not valid YAML in line 1: mapping values are not allowed here$"),
     ],
 )
 def test_words_about_no_table_are_refused(line: str, message: str, tmp_path: Path) -> None:

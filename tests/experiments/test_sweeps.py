@@ -94,7 +94,7 @@ def test_a_file_is_read_as_yaml_1_2_and_named_by_its_stem(tmp_path: Path) -> Non
         ("config: c", "expected config, parameters and any of .*, got config"),
         ("config: c\nparameters: {a.b: bool}\nbudget: 3", "got config, parameters, budget"),
         ("config: c\nparameters: {a.b: bool}\nconfig: d", "key 'config' is given twice"),
-        ("config: [", "flow"),
+        ("config: [", r"not valid YAML in line 1: expected the node content, but found '<stream end>'$"),
         ("config: c\nparameters: {a.b: bool}", "num_trials must be a whole number of 1 or more, got None"),
         ("config: c\nparameters: {}\nnum_trials: 1", "parameters must name one or more keys"),
         ("config: c\nparameters: {a.b: 3}\nnum_trials: 1", r"parameters.a.b must be bool, \{values"),
