@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 import train_ivae_ddpm
-from idiff_hf import training
+from idiff_hf import builders, training
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.checkpoint import load_checkpoint
 from idiff_hf.cli import main as idiff
@@ -326,7 +326,7 @@ class Scaled(Accelerator):
 def test_the_scale_of_float16_is_resumed_and_its_skips_are_no_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: Figure
 ) -> None:
-    monkeypatch.setattr(training, "Accelerator", Scaled)
+    monkeypatch.setattr(builders, "Accelerator", Scaled)
     config = joint(tiny_config(tmp_path / "whole", max_train_steps=12, max_nonfinite_steps=1))
     train(config)
     whole = tmp_path / "whole"
