@@ -23,7 +23,7 @@ from ..arguments import load_yaml
 from ..folders import os_errors
 from ..markdown import markdown_table
 from ..provenance import write_text
-from .seeds import SCORES, mean_and_std
+from .seeds import COLUMNS, IMAGES, mean_and_std
 
 LEDGER = "ledger.yaml"
 KEYS = {"title", "question", "runs", "verdict"}
@@ -34,14 +34,17 @@ SHOWN = (
     "dci_completeness",
     "modularity",
     "mcc_spearman_unsigned",
+    *IMAGES,
 )
-"""Of `SCORES`, those that the ledger has room for; the files have all."""
+"""Of `COLUMNS`, those that the ledger has room for; the files have all."""
 _HEADER = """\
 # Experiments
 
 One change at a time, under the same seeds. Made from `{folder}/ledger.yaml` and the files that it names by
 `python -m idiff_hf.experiments.ledger docs/{folder}`; a test makes it again and compares. A difference is the mean over paired seeds with
-its standard error, and in how many seeds it is above zero. All scores are on held-out images; what u tells stands under each table.
+its standard error, and in how many seeds it is above zero. All scores are on held-out images; what u tells stands under each table. Errors
+of images have pixels in [-1, 1], the DDPM at guidance 1; read back is the class of the nearest rendered image, here of the factor for which
+it is right least often.
 """
 
 
@@ -76,7 +79,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any], score: str) -> 
     Args:
         one: The table of `seeds.seeds_table`.
         other: Likewise.
-        score: One of `SCORES`.
+        score: One of `COLUMNS`.
 
     Returns:
         `mean`, `standard_error` (None for one pair), `above`, the pairs in which it is above zero, and `n`; None without a pair.
@@ -118,7 +121,7 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
         if name != first:
             differences = [_text(difference(results[first], result, score)) for score in shown]
             rows.append([f"{name} - {first}", "", *differences])
-    return markdown_table(["", "seeds", *(SCORES[score] for score in shown)], rows)
+    return markdown_table(["", "seeds", *(COLUMNS[score] for score in shown)], rows)
 
 
 def _text(found: Mapping[str, Any] | None) -> str:

@@ -93,8 +93,8 @@ def tiny(config: Config) -> Config:
 SCALES = {
     "tiny": Scale(
         text="images of 32x32, batches of 32, 1,000 steps with a CNN at a rate of 2e-3, 200 with a ResNet at 1e-3, both with warm-up and "
-        "cosine; U-Net with patches of 4 and channels 32 and 64 that predicts x_0, where the paper's predicts the noise; 5,000 held-out images "
-        "scored",
+        "cosine; U-Net with patches of 4 and channels 32 and 64 that predicts x_0, where the paper's predicts the noise; 5,000 held-out "
+        "images scored",
         shrink=tiny,
         weights={"loss.kl": (1e-5, 1e-4, 1e-3), "loss.rec": (0.1, 1.0)},
         weights_resnet={"loss.kl": (1e-4, 1e-3), "loss.rec": (0.1,)},

@@ -26,6 +26,14 @@ SCORES = {
     UNSIGNED: "Spearman MCC of distances from 0",
 }
 """What the table shows of `TrialRecord.scores`, and in which words."""
+IMAGES = {
+    "mse_ivae": "Squared error of the decoder",
+    "mse_ddpm": "Squared error of the DDPM",
+    "readback_ddpm": "Least read back from the DDPM",
+}
+"""What it shows of `image_scores`."""
+COLUMNS = SCORES | IMAGES
+"""What a seed has a figure of, and in which words."""
 BY_FACTOR = {
     "mig_per_factor": "MIG",
     "mcc_spearman_per_factor": "Spearman correlation, absolute",
@@ -56,6 +64,21 @@ def seed_configs(config: Config, seeds: Sequence[int]) -> list[Config]:
     return [replace(config, train=replace(config.train, seed=seed)) for seed in seeds]
 
 
+def image_scores(record: TrialRecord) -> dict[str, float]:
+    """How well the images of held-out z are drawn, as far as it was measured.
+
+    Returns:
+        Of `IMAGES`: the squared errors of the decoder and of the DDPM at guidance 1, pixels in [-1, 1]; and the share of the DDPM's images
+        whose nearest rendered image has the right class, of the factor for which it is least.
+    """
+    generation = record.generation or {}
+    decoded, drawn = generation.get("ivae") or {}, generation.get("ddpm", {}).get("1.0", {})
+    found = {"mse_ivae": decoded.get("mse"), "mse_ddpm": drawn.get("mse")}
+    if read := drawn.get("readback"):
+        found["readback_ddpm"] = min(read.values())
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def seeds_table(records: Sequence[TrialRecord]) -> dict[str, Any]:
     """What the records of one config under several seeds have in common.
 
@@ -63,22 +86,25 @@ def seeds_table(records: Sequence[TrialRecord]) -> dict[str, Any]:
         records: One for each seed, one or more.
 
     Returns:
-        Plain JSON values: of each of `SCORES`, and of each factor's (`BY_FACTOR`), `mean`, `std` (n - 1 in the denominator), `min`, `max`
-        and `n`, the seeds for which it is defined; `baselines`, the same of what was trained beside the models, None where it was not;
-        `seeds`, the scores of each; `num_samples`, `supervision`, `hardware` and `versions` of the first.
+        Plain JSON values: of each of `SCORES`, of each of `IMAGES` that was measured, and of each factor's (`BY_FACTOR`), `mean`, `std`
+        (n - 1 in the denominator), `min`, `max` and `n`, the seeds for which it is defined; `baselines`, the same of what was trained
+        beside the models, None where it was not; `seeds`, the scores of each; `num_samples`, `supervision`, `hardware` and `versions` of
+        the first.
     """
     first = records[0].facts
-    scored = any(UNSIGNED in record.scores for record in records)
-    keys = [key for key in SCORES if key != UNSIGNED or scored]
+    figures = [record.scores | image_scores(record) for record in records]
+    optional = {UNSIGNED, *IMAGES}
+    keys = [key for key in COLUMNS if key not in optional or any(key in figure for figure in figures)]
+    seeds = [{key: figure.get(key) for key in keys} for figure in figures]
     return {
-        "scores": summaries([{key: record.scores.get(key) for key in keys} for record in records]),
+        "scores": summaries(seeds),
         "factors": {
             name: summaries([record.scores.get(name, {}) for record in records]) for name in BY_FACTOR
         },
         "baselines": {name: _baseline(records, name) for name in BASELINES},
         "seeds": [
-            {"seed": record.seed, "id": record.id, **{key: record.scores.get(key) for key in keys}}
-            for record in records
+            {"seed": record.seed, "id": record.id, **seed}
+            for record, seed in zip(records, seeds, strict=True)
         ],
         **{name: first[name] for name in ("num_samples", "supervision", "hardware", "versions")},
     }
@@ -106,7 +132,7 @@ def seeds_markdown(table: Mapping[str, Any]) -> str:
     trained = [name for name in BASELINES if table["baselines"][name] is not None]
     scores = [
         [
-            SCORES[key],
+            COLUMNS[key],
             *_cells(table["scores"][key]),
             *(mean_and_std(table["baselines"][name].get(key)) for name in trained),
         ]
@@ -122,7 +148,7 @@ def seeds_markdown(table: Mapping[str, Any]) -> str:
             rows = [[name, *_cells(summary)] for name, summary in table["factors"][key].items()]
             parts.append(markdown_table([f"{words} of", "mean ± std", "min", "max", "N"], rows))
     seeds = [[str(row["seed"]), *(number(row[key]) for key in table["scores"])] for row in table["seeds"]]
-    parts.append(markdown_table(["seed", *(SCORES[key] for key in table["scores"])], seeds))
+    parts.append(markdown_table(["seed", *(COLUMNS[key] for key in table["scores"])], seeds))
     parts.append(f"{table['num_samples']} held-out images; {table['supervision']}.")
     return "\n\n".join(parts)
 

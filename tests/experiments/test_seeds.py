@@ -12,7 +12,7 @@ import pytest
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
 from idiff_hf.experiments.records import TrialRecord, trial_id
-from idiff_hf.experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
+from idiff_hf.experiments.seeds import image_scores, parse_seeds, seed_configs, seeds_markdown, seeds_table
 from tests.experiments.stand_in import program, that_copies, toy_config
 
 
@@ -96,6 +96,27 @@ def test_the_markdown_has_scores_factors_seeds_and_what_u_says() -> None:
     assert "| hue | 1.000 ± 0.000 | 1.000 | 1.000 | 2 |" in lines
     assert "| 1 | 0.200 | 0.500 | - | - | - | - | - |" in lines
     assert lines[-1] == "100 held-out images; supervised by nothing."
+
+
+def test_images_are_scored_as_far_as_they_were_measured() -> None:
+    decoded = {"mse": 0.04, "readback": {"hue": 1.0, "size": 0.5}}
+    drawn = {
+        "1.0": {"mse": 0.02, "readback": {"hue": 0.9, "size": 0.75}},
+        "4.0": {"mse": 0.5, "readback": None},
+    }
+    both = replace(record(0, 0.5), generation={"rendered": None, "ivae": decoded, "ddpm": drawn})
+    assert image_scores(both) == {"mse_ivae": 0.04, "mse_ddpm": 0.02, "readback_ddpm": 0.75}
+    # the decoder is untrained without reconstruction, and real images have no class to read back
+    real = {"1.0": {"mse": 0.03, "readback": None}}
+    undecoded = replace(record(1, 0.5), generation={"rendered": None, "ivae": None, "ddpm": real})
+    assert image_scores(undecoded) == {"mse_ddpm": 0.03}
+    assert image_scores(record(2, 0.5)) == {}
+    table = seeds_table([both, undecoded])
+    assert (
+        table["scores"]["mse_ddpm"]["mean"] == pytest.approx(0.025) and table["scores"]["mse_ivae"]["n"] == 1
+    )
+    assert "| Least read back from the DDPM | 0.750 | 0.750 | 0.750 | 1 |" in seeds_markdown(table)
+    assert "mse_ddpm" not in seeds_table([record(2, 0.5)])["scores"]
 
 
 def test_a_model_without_scores_has_a_table_of_dashes() -> None:
