@@ -23,7 +23,7 @@ from ..arguments import load_yaml
 from ..folders import os_errors
 from ..markdown import markdown_table
 from ..provenance import write_text
-from .seeds import COLUMNS, IMAGES, mean_and_std
+from .seeds import BY_FACTOR, COLUMNS, IMAGES, mean_and_std
 
 LEDGER = "ledger.yaml"
 KEYS = {"title", "question", "runs", "verdict"}
@@ -106,6 +106,8 @@ def ledger_markdown(folder: Path) -> str:
     for entry in read_ledger(folder):
         parts.append(f"## {entry['title']}\n\n{entry['question']}\n")
         parts.append(_scores(entry["results"]) + "\n")
+        if by_factor := _scores_by_factor(entry["results"]):
+            parts.append(by_factor + "\n")
         parts.append(_provenance(entry["results"], folder.name))
         parts.append(f"**Verdict.** {entry['verdict'].strip()}\n")
     return "\n".join(parts)
@@ -122,6 +124,22 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
             differences = [_text(difference(results[first], result, score)) for score in shown]
             rows.append([f"{name} - {first}", "", *differences])
     return markdown_table(["", "seeds", *(COLUMNS[score] for score in shown)], rows)
+
+
+def _scores_by_factor(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Empty where no run has a score of a factor."""
+    factors = list(
+        dict.fromkeys(
+            name for result in results.values() for key in BY_FACTOR for name in result["factors"][key]
+        )
+    )
+    rows = [
+        [f"{run}, {words}", *(mean_and_std(result["factors"][key].get(name)) for name in factors)]
+        for key, words in BY_FACTOR.items()
+        for run, result in results.items()
+        if result["factors"][key]
+    ]
+    return markdown_table(["by factor", *factors], rows) if rows else ""
 
 
 def _text(found: Mapping[str, Any] | None) -> str:

@@ -29,7 +29,14 @@ def table(scores: dict[int, float | None]) -> dict[str, Any]:
     }
     return seeds_table(
         [
-            TrialRecord(f"{seed:012x}", seed, {}, {**dict.fromkeys(SCORES), "mig": mig}, None, facts)
+            TrialRecord(
+                f"{seed:012x}",
+                seed,
+                {},
+                {**dict.fromkeys(SCORES), "mig": mig, "mig_per_factor": {"hue": mig, "size": 0.25}},
+                None,
+                facts,
+            )
             for seed, mig in scores.items()
         ]
     )
@@ -66,6 +73,8 @@ def test_the_page_names_question_figures_files_and_verdict(tmp_path: Path):
     page = (tmp_path / "ledger.md").read_text(encoding="utf-8")
     assert "| plain | 0, 1 | 0.600 ± 0.141 | - |" in page
     assert "| changed - plain |  | +0.100 ± 0.000 (2 of 2) | - |" in page
+    assert "| by factor | hue | size |" in page
+    assert "| plain, MIG | 0.600 ± 0.141 | 0.250 ± 0.000 |" in page
     assert "- changed: `idiff seeds b.json`; [b.json](ledger/b.json); 100 held-out images" in page
     assert "Does it help?" in page and "**Verdict.** It does." in page
 
