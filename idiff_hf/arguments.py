@@ -274,6 +274,20 @@ def load_yaml(text: str) -> Any:
         raise ValueError("not valid YAML: a value does not fit its tag") from None
 
 
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file, as `load_yaml`.
+
+    Raises:
+        ValueError: One line that names the file: it cannot be read, or it is not YAML.
+    """
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterable[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):

@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ..arguments import load_yaml
-from ..folders import os_errors
+from ..arguments import read_yaml
 from ..markdown import markdown_table
 from ..provenance import write_text
 from .seeds import BY_FACTOR, COLUMNS, IMAGES, mean_and_std
@@ -52,16 +51,17 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     """The entries of `folder/ledger.yaml`, each with the files of its runs as `results`.
 
     Raises:
-        ValueError: One line: an entry without one of its keys, or a run whose file is missing or is none of `idiff seeds`.
+        ValueError: One line: no such file, no YAML, an entry without one of its keys, or a run whose file is missing or is none of
+            `idiff seeds`.
     """
-    with os_errors(f"cannot read {folder / LEDGER}"):
-        entries = load_yaml((folder / LEDGER).read_text(encoding="utf-8"))
-    for position, entry in enumerate(entries):
+    entries = []
+    for position, entry in enumerate(read_yaml(folder / LEDGER)):
         if set(entry) != KEYS:
             raise ValueError(
                 f"{folder / LEDGER}: entry {position} has {sorted(entry)}: give {', '.join(sorted(KEYS))}"
             )
-        entry["results"] = {name: _read(folder / file) for name, file in entry["runs"].items()}
+        results = {name: _read(folder / file) for name, file in entry["runs"].items()}
+        entries.append({**entry, "results": results})
     return entries
 
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..arguments import load_yaml
-from ..folders import os_errors
+from ..arguments import read_yaml
 from ..markdown import markdown_table
 from ..provenance import write_text
 from .paper_tables import TABLES
@@ -157,12 +156,7 @@ def read_explained(folder: Path, names: Collection[str]) -> dict[str, str]:
     path = folder / EXPLAINED
     if not path.exists():
         return {}
-    with os_errors(f"cannot read {path}"):
-        written = path.read_text(encoding="utf-8")
-    try:
-        texts = load_yaml(written)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    texts = read_yaml(path)
     if not isinstance(texts, dict):
         raise ValueError(f"{path} must be lines of NAME: TEXT, got {texts!r}")
     for name, text in texts.items():

@@ -19,10 +19,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from ..arguments import check_key, load_yaml
+from ..arguments import check_key, read_yaml
 from ..config import Config
 from ..config.sweep import SweepConfig
-from ..folders import os_errors
 from ..run_log import RunLog
 from .records import TrialRecord
 from .studies import ask, asking, counted, fail, open_study, put_back, put_back_abandoned, storage_errors
@@ -39,10 +38,8 @@ def read_sweep(path: Path, *, storage: str | None = None) -> SweepConfig:
     Raises:
         ValueError: One line that names the file.
     """
-    with os_errors(f"cannot read {path}"):
-        text = path.read_text(encoding="utf-8")
+    values = read_yaml(path)
     try:
-        values = load_yaml(text)
         known = [field.name for field in fields(SweepConfig)]
         if not isinstance(values, dict) or not {"config", "parameters"} <= values.keys() <= set(known):
             raise ValueError(

@@ -80,6 +80,11 @@ def test_the_page_names_question_figures_files_and_verdict(tmp_path: Path):
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^cannot read .*ledger\.yaml: .*No such file"):
+        ledger_markdown(tmp_path)
+    (tmp_path / "ledger.yaml").write_text("a: b: c", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"ledger\.yaml: not valid YAML in line 1: "):
+        ledger_markdown(tmp_path)
     (tmp_path / "ledger.yaml").write_text("- {title: T, question: Q, runs: {a: a.json}}", encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"entry 0 has \['question', 'runs', 'title'\]: give question, runs, title, verdict$"
