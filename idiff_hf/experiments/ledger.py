@@ -22,7 +22,7 @@ from typing import Any
 from ..arguments import read_yaml
 from ..markdown import markdown_table
 from ..provenance import write_text
-from .seeds import BY_FACTOR, COLUMNS, IMAGES, mean_and_std
+from .seeds import BY_FACTOR, COLUMNS, IMAGES, chosen_by_elbo, mean_and_std
 
 LEDGER = "ledger.yaml"
 KEYS = {"title", "question", "runs", "verdict"}
@@ -155,6 +155,7 @@ def _provenance(results: Mapping[str, Mapping[str, Any]], folder: str) -> str:
         f"{result['hardware']['name']}, {result['hardware']['cores']} core(s)"
         for name, result in results.items()
     ]
+    lines += [f"- {name}: {chosen}" for name, result in results.items() if (chosen := chosen_by_elbo(result))]
     told = dict.fromkeys(result["supervision"] for result in results.values())
     return "\n".join([*lines, *(f"- {statement}" for statement in told)]) + "\n"
 

@@ -37,8 +37,8 @@ class TrialRecord:
         seed: `train.seed`.
         config: The whole configuration as plain values; its `train.output_dir` is relative to the root of the trials.
         scores: Each number of `scoring.METRICS` by the key of `metrics.evaluate`, None where it is undefined; by factor `mig_per_factor`,
-            `mcc_spearman_per_factor` and `matched_latent`; `scoring.unsigned_scores` where u tells no sign. Empty for a model without
-            latents, or where no factor is known.
+            `mcc_spearman_per_factor` and `matched_latent`; `scoring.unsigned_scores` where u tells no sign; `scoring.elbo` of an iVAE that
+            learned by it, which is all there is where no factor is known. Empty for a model without latents.
         generation: `generation` of the run's `results.json`.
         facts: `num_samples` scored, `estimators`, `undefined` scores with the reason, `supervision` in words, `seconds` of training,
             `images_per_second`, `num_processes`, `global_batch_size`, `hardware`, `versions`, `command` as given in the root, and the

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from ..config import Config
 from ..markdown import markdown_table
@@ -15,6 +17,8 @@ from .records import TrialRecord
 
 UNSIGNED = "mcc_spearman_unsigned"
 """A score of models whose u tells no sign alone."""
+ELBO = "elbo"
+"""A score that needs no labels: the greater, the better, among seeds of one config."""
 SCORES = {
     "mig": "MIG",
     "mcc_spearman": "Spearman MCC",
@@ -24,6 +28,7 @@ SCORES = {
     "dci_informativeness_test": "DCI informativeness",
     "modularity": "Modularity",
     UNSIGNED: "Spearman MCC of distances from 0",
+    ELBO: "ELBO, nats up to a constant",
 }
 """What the table shows of `TrialRecord.scores`, and in which words."""
 IMAGES = {
@@ -86,14 +91,14 @@ def seeds_table(records: Sequence[TrialRecord]) -> dict[str, Any]:
         records: One for each seed, one or more.
 
     Returns:
-        Plain JSON values: of each of `SCORES`, of each of `IMAGES` that was measured, and of each factor's (`BY_FACTOR`), `mean`, `std`
-        (n - 1 in the denominator), `min`, `max` and `n`, the seeds for which it is defined; `baselines`, the same of what was trained
-        beside the models, None where it was not; `seeds`, the scores of each; `num_samples`, `supervision`, `hardware` and `versions` of
-        the first.
+        Plain JSON values: of each of `SCORES`, of `ELBO` and each of `IMAGES` that was measured, and of each factor's (`BY_FACTOR`),
+        `mean`, `std` (n - 1 in the denominator), `min`, `max` and `n`, the seeds for which it is defined; `baselines`, the same of what
+        was trained beside the models, None where it was not; `seeds`, the scores of each; `num_samples`, `supervision`, `hardware` and
+        `versions` of the first.
     """
     first = records[0].facts
     figures = [record.scores | image_scores(record) for record in records]
-    optional = {UNSIGNED, *IMAGES}
+    optional = {UNSIGNED, ELBO, *IMAGES}
     keys = [key for key in COLUMNS if key not in optional or any(key in figure for figure in figures)]
     seeds = [{key: figure.get(key) for key in keys} for figure in figures]
     return {
@@ -149,8 +154,27 @@ def seeds_markdown(table: Mapping[str, Any]) -> str:
             parts.append(markdown_table([f"{words} of", "mean ± std", "min", "max", "N"], rows))
     seeds = [[str(row["seed"]), *(number(row[key]) for key in table["scores"])] for row in table["seeds"]]
     parts.append(markdown_table(["seed", *(COLUMNS[key] for key in table["scores"])], seeds))
+    if chosen := chosen_by_elbo(table):
+        parts.append(f"{chosen[0].upper()}{chosen[1:]}.")
     parts.append(f"{table['num_samples']} held-out images; {table['supervision']}.")
     return "\n\n".join(parts)
+
+
+def chosen_by_elbo(table: Mapping[str, Any]) -> str | None:
+    """In words, which seed has the greatest ELBO, its MIG, and the rank correlation of the two; None below three seeds that have an ELBO.
+
+    Args:
+        table: That of `seeds_table`.
+    """
+    seeds = [row for row in table["seeds"] if row.get(ELBO) is not None]
+    if len(seeds) < 3:
+        return None
+    best = max(seeds, key=lambda row: row[ELBO])
+    text = f"chosen without labels, by the greatest ELBO: seed {best['seed']}"
+    if any(row["mig"] is None for row in seeds):
+        return text
+    rank = spearmanr([row[ELBO] for row in seeds], [row["mig"] for row in seeds]).statistic
+    return f"{text}, MIG {number(best['mig'])}; rank correlation of both over {len(seeds)} seeds {rank:+.2f}"
 
 
 def number(value: float | None) -> str:

@@ -200,15 +200,15 @@ def _score(config: Config, folder: Path, command: Sequence[str]) -> TrialRecord:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     metrics = results["model"]["metrics"]
     with _scoring:
-        found = held_out_scores(folder) if metrics is not None else {}
-    by_factor = ("mig_per_factor", "mcc_spearman_per_factor", "matched_latent")
+        found = held_out_scores(folder)
+    by_factor = ("mig_per_factor", "mcc_spearman_per_factor", "matched_latent") if metrics is not None else ()
     numbers = {k: v for k, v in found.get("values", {}).items() if not isinstance(v, list)}
     training = results["training"]
     return TrialRecord(
         id=folder.name,
         seed=config.train.seed,
         config=replace(config, train=replace(config.train, output_dir=folder.name)).to_dict(),
-        scores={**numbers, **{name: metrics[name] for name in by_factor}} if metrics is not None else {},
+        scores={**numbers, **{name: metrics[name] for name in by_factor}},
         generation=results["generation"],
         facts={
             "num_samples": found.get("num_samples", 0),

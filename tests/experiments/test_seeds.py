@@ -12,7 +12,14 @@ import pytest
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
 from idiff_hf.experiments.records import TrialRecord, trial_id
-from idiff_hf.experiments.seeds import image_scores, parse_seeds, seed_configs, seeds_markdown, seeds_table
+from idiff_hf.experiments.seeds import (
+    chosen_by_elbo,
+    image_scores,
+    parse_seeds,
+    seed_configs,
+    seeds_markdown,
+    seeds_table,
+)
 from tests.experiments.stand_in import program, that_copies, toy_config
 
 
@@ -117,6 +124,30 @@ def test_images_are_scored_as_far_as_they_were_measured() -> None:
     )
     assert "| Least read back from the DDPM | 0.750 | 0.750 | 0.750 | 1 |" in seeds_markdown(table)
     assert "mse_ddpm" not in seeds_table([record(2, 0.5)])["scores"]
+
+
+def with_elbo(seed: int, mig: float | None, elbo: float) -> TrialRecord:
+    known = record(seed, mig)
+    return replace(known, scores={**known.scores, "elbo": elbo})
+
+
+def test_a_seed_is_chosen_without_labels() -> None:
+    records = [with_elbo(0, 0.1, -43.0), with_elbo(4, 0.2, -41.0), with_elbo(5, 0.6, -42.0)]
+    table = seeds_table(records)
+    # ranks 1, 3, 2 and 1, 2, 3: the squared differences sum to 2, and 1 - 6 * 2 / (3 * (9 - 1)) = 0.5
+    words = (
+        "chosen without labels, by the greatest ELBO: seed 4, MIG 0.200; "
+        "rank correlation of both over 3 seeds +0.50"
+    )
+    assert chosen_by_elbo(table) == words
+    assert f"\n\nC{words[1:]}.\n\n" in seeds_markdown(table)
+    assert "| ELBO, nats up to a constant | -42.000 ± 1.000 | -43.000 | -41.000 | 3 |" in seeds_markdown(
+        table
+    )
+    unknown = seeds_table([replace(r, scores={"elbo": r.scores["elbo"]}) for r in records])
+    assert chosen_by_elbo(unknown) == "chosen without labels, by the greatest ELBO: seed 4"
+    assert chosen_by_elbo(seeds_table(records[:2])) is None
+    assert chosen_by_elbo(seeds_table([record(seed, 0.1) for seed in range(3)])) is None
 
 
 def test_a_model_without_scores_has_a_table_of_dashes() -> None:
