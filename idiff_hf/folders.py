@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
+_POLL_SECONDS = 0.2
 _LEFTOVER = re.compile(r"\.(tmp|old|del)-(.+)-[0-9a-f]{32}")
 # File browsers drop these into any folder they show; nothing reads them.
 _DROPPINGS = (".DS_Store", "Thumbs.db")
@@ -255,6 +257,22 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextmanager
+def waited_for(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, however long another process has it."""
+    lock = RunLock(folder)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except FolderInUseError:
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _sealed(body: Mapping[str, Any]) -> bytes:

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..experiments.records import record_to_json
     from ..experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
     from ..experiments.trials import refuse_taken, run_trials
+    from ..folders import os_errors
     from ..provenance import write_text
 
     seeds = parse_seeds(options.seeds)
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     config, _ = load_config(["--config", str(options.config), *training_flags(flags)], "idiff seeds")
     configs = seed_configs(config, seeds)
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        # before the runs, which take long
+        with os_errors(f"cannot write {options.out}"):
+            options.out.parent.mkdir(parents=True, exist_ok=True)
     records = run_trials(configs, options.root, launcher=options.launcher, jobs=options.jobs)
     table = seeds_table(records)
     print(json.dumps(table, indent=1) if options.json else seeds_markdown(table))

@@ -22,7 +22,7 @@ from typing import Any
 from ..arguments import read_yaml
 from ..markdown import markdown_table
 from ..provenance import write_text
-from .seeds import BY_FACTOR, COLUMNS, IMAGES, chosen_by_elbo, mean_and_std
+from .seeds import BASELINES, BY_FACTOR, COLUMNS, IMAGES, chosen_by_elbo, mean_and_std
 
 LEDGER = "ledger.yaml"
 KEYS = {"title", "question", "runs", "verdict"}
@@ -123,6 +123,11 @@ def _scores(results: Mapping[str, Mapping[str, Any]]) -> str:
         if name != first:
             differences = [_text(difference(results[first], result, score)) for score in shown]
             rows.append([f"{name} - {first}", "", *differences])
+        for baseline, words in BASELINES.items():
+            if (trained := result["baselines"][baseline]) is not None:
+                rows.append(
+                    [f"{words} of {name}", seeds, *(mean_and_std(trained.get(score)) for score in shown)]
+                )
     return markdown_table(["", "seeds", *(COLUMNS[score] for score in shown)], rows)
 
 

@@ -20,6 +20,7 @@ from ..data_figures import factor_distributions, factor_sheet, likelihood_figure
 from ..drawing import draw_rows
 from ..evaluation import NUM_SHOWN
 from ..figures import channels_last, latent_histograms, latent_labels, reconstruction_figure, to_uint8
+from ..folders import os_errors
 from ..metric_figures import tsne_scatter
 from ..processes import map_batches
 from ..provenance import write_text
@@ -111,7 +112,9 @@ def make_figure(
         ValueError: One line: the runs that it shows are missing, or as in `tables.plan`.
     """
     figure = FIGURES[number]
-    records: list[TrialRecord] = []
+    records = [] if figure.table is None else [best_record(number, scale, root, configs, flags)]
+    with os_errors(f"cannot write {out}"):
+        out.mkdir(parents=True, exist_ok=True)
     if figure.kind == "data":
         if flags:
             raise ValueError(f"Figure {number} shows no run and takes no {flags[0]}: see idiff figures data")
@@ -125,7 +128,6 @@ def make_figure(
             _copy(root / record.id / "figures" / "scatter.png", path)
     else:
         paths = [out / f"figure{number}.{scale}.png"]
-        records = [best_record(number, scale, root, configs, flags)]
         draw = _DRAWN.get(figure.kind)
         if draw is None:
             # the run has drawn it when it was measured
@@ -165,10 +167,11 @@ def best_record(
     records = (load_record(root, config) for config in column.configs)
     there = [record for record in records if record is not None and record.scores["mig"] is not None]
     if not there:
-        first = " ".join([f"idiff table {figure.table} --scale {scale} --root {root}", *flags])
+        place = () if configs == Path("configs") else ("--configs", str(configs))
+        first = ["idiff", "table", str(figure.table), "--scale", scale, "--root", str(root), *place, *flags]
         raise ValueError(
             f"Figure {number} shows the best {figure.column} of Table {figure.table}, of which {root} holds no finished run: "
-            f"run {first} first"
+            f"run {shlex.join(first)} --out FOLDER first, with a folder that has no file of this table, for runs in it are not run again"
         )
     return max(there, key=lambda record: record.scores["mig"])
 
@@ -194,8 +197,8 @@ def _draw_data(number: int, path: Path) -> None:
 
 
 def _copy(source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
+    with os_errors(f"cannot copy {source} to {path}"):
+        shutil.copyfile(source, path)
 
 
 def _draw_tsne(folder: Path, record: TrialRecord, path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from ..config import Config
 from ..folders import MANIFEST, json_bytes
 
@@ -26,6 +27,24 @@ NOT_DECISIVE = {
     ),
 }
 """Keys that a trial's id leaves out, with all of `hub`: a run comes to the same result whatever they say."""
+
+
+FACTS = {
+    "num_samples",
+    "estimators",
+    "undefined",
+    "supervision",
+    "seconds",
+    "images_per_second",
+    "num_processes",
+    "global_batch_size",
+    "hardware",
+    "versions",
+    "command",
+    SUPERVISION_BASELINE,
+    SUPERVISED_PROBE,
+}
+"""The keys of `TrialRecord.facts`."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +80,13 @@ def record_to_json(record: TrialRecord) -> dict[str, Any]:
 def record_from_json(values: dict[str, Any]) -> TrialRecord:
     """The record of such values; raises ValueError, in one line, where they are of something else."""
     try:
-        return TrialRecord(**values)
+        record = TrialRecord(**values)
     except TypeError as error:
         raise ValueError(f"not the record of a trial: {error}") from None
+    groups = (record.config, record.scores, record.facts)
+    if not all(isinstance(group, dict) for group in groups) or not record.facts.keys() >= FACTS:
+        raise ValueError("not the record of a trial: config, scores or facts are incomplete")
+    return record
 
 
 def trial_id(config: Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def read_document(path: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']}, this reads {SCHEMA}")
+        wanted = {"flags", "columns", "records"} if "table" in document else {"figure", "runs", "files"}
+        if missing := wanted - document.keys():
+            raise ValueError(f"{', '.join(sorted(missing))} is missing")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no file of idiff table or idiff figure: {error}; move it elsewhere"
@@ -173,7 +177,7 @@ def report(folder: Path) -> str:
     Raises:
         ValueError: One line: no table is there, or as in `tables.read_document` and `read_explained`.
     """
-    found = {path.stem: read_document(path) for path in _by_number(folder, "table")}
+    found = {path.stem: read_document(path) for path in by_number(folder, "table")}
     if not found:
         raise ValueError(
             f"{folder} holds no table: make one first, idiff table 2 --scale tiny --out {folder}"
@@ -201,14 +205,18 @@ def report(folder: Path) -> str:
         parts.append(table_markdown(document, level=2, folder=inside))
         if name in explained:
             parts.append(f"**In words.** {explained[name]}\n")
-    figures = [_figure(path, inside) for path in _by_number(folder, "figure")]
+    figures = [_figure(path, inside) for path in by_number(folder, "figure")]
     return "\n".join([*parts, *(["## Figures\n", *figures] if figures else [])])
 
 
-def _by_number(folder: Path, kind: str) -> list[Path]:
-    """The files of tables, or of figures, by their number and then by scale."""
-    paths = folder.glob(f"{kind}*.json")
-    return sorted(paths, key=lambda path: (int(path.name.removeprefix(kind).split(".")[0]), path.name))
+def by_number(folder: Path, kind: str) -> list[Path]:
+    """The files of tables, or of figures, by their number and then by scale; any other file is left alone."""
+    numbered = [
+        (int(found[1]), path.name, path)
+        for path in folder.glob(f"{kind}*.json")
+        if (found := re.fullmatch(rf"{kind}(\d+)(\.\w+)?\.json", path.name))
+    ]
+    return [path for *_, path in sorted(numbered)]
 
 
 def _figure(path: Path, inside: str) -> str:

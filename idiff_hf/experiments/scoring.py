@@ -26,6 +26,23 @@ from ..stages import Phase
 
 METRICS = ("mig", "modularity", "mcc", "dci")
 """DCI with `presorted_boosting`."""
+NUMBERS = (
+    "mig",
+    "modularity",
+    "modularity_active_dims",
+    "modularity_train_rows",
+    "mcc_pearson",
+    "mcc_spearman",
+    "mcc_pearson_active_dims",
+    "mcc_spearman_active_dims",
+    "dci_disentanglement",
+    "dci_completeness",
+    "dci_informativeness_train",
+    "dci_informativeness_test",
+    "mcc_spearman_unsigned",
+    "elbo",
+)
+"""What `held_out_scores` has of a model at most, without lists and what is by factor; the greater, the better."""
 ELBO_BATCH = 200
 """Images, of which a held-out set of 1,000 or 10,000 is a multiple."""
 

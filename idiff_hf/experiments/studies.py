@@ -6,26 +6,26 @@ Nothing in it is executed when it is read: a journal is a file of JSON lines, a 
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..arguments import with_values
 from ..config import Config
 from ..config.sweep import SweepConfig
-from ..folders import FolderInUseError, RunLock
+from ..folders import os_errors, waited_for
 from ..random import key
 from .records import trial_id
-from .trials import POLL_SECONDS, TrialInUseError, claimed
+from .trials import TrialInUseError, claimed
 
 STARTUP_TRIALS = 5
 """Trials that the median needs before one is pruned."""
@@ -50,13 +50,8 @@ def open_study(sweep: SweepConfig, base: Config, root: Path, *, create: bool = T
         if sweep.pruner == "median"
         else optuna.pruners.NopPruner()
     )
+    storage = _journal(root / JOURNAL, mend=create) if sweep.storage is None else sweep.storage
     try:
-        if sweep.storage is None:
-            root.mkdir(parents=True, exist_ok=True)
-            backend = JournalFileBackend(str(root / JOURNAL))
-            storage: optuna.storages.BaseStorage | str = optuna.storages.JournalStorage(backend)
-        else:
-            storage = sweep.storage
         if create:
             study = optuna.create_study(
                 storage=storage,
@@ -69,14 +64,48 @@ def open_study(sweep: SweepConfig, base: Config, root: Path, *, create: bool = T
             study = optuna.load_study(storage=storage, study_name=sweep.name)
     except KeyError:
         raise ValueError(f"the storage holds no study {sweep.name}: run idiff sweep first") from None
-    except (OSError, SQLAlchemyError, ImportError, ValueError) as error:
-        # without its text: that of a database may hold the password of the URL
-        raise ValueError(f"the storage of {sweep.name} cannot be opened: {type(error).__name__}") from None
-    if study.user_attrs.setdefault("sweep", described) != described:
+    except (OSError, OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
+        # without its text: it may hold the password of the URL
+        raise ValueError(
+            f"the storage of {sweep.name} cannot be opened: {type(error).__name__}: give a URL as in sqlite:///study.db or "
+            "postgresql://user@host/name, and install its driver"
+        ) from None
+    before = study.user_attrs.setdefault("sweep", described)
+    # the n-th trial of a grid is its n-th combination, in the order of the file
+    if before != described or list(before["parameters"]) != list(described["parameters"]):
         raise ValueError(f"the study {sweep.name} is of another sweep: give another name, or another --root")
     if create:
         study.set_user_attr("sweep", described)
     return study
+
+
+def _journal(path: Path, *, mend: bool) -> optuna.storages.JournalStorage:
+    """The journal's storage.
+
+    Args:
+        path: The file, made where it is missing.
+        mend: Drop a last line that a kill or a full disk cut short, for what is appended to it could not be read.
+
+    Raises:
+        ValueError: One line that names the file: it cannot be written, or holds something else.
+    """
+    lock = JournalFileSymlinkLock(str(path))
+    with os_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if mend and path.exists():
+            lock.acquire()
+            try:
+                written = path.read_bytes()
+                if not written.endswith(b"\n"):
+                    os.truncate(path, written.rfind(b"\n") + 1)
+            finally:
+                lock.release()
+    try:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path} is damaged or no journal of a study: move it elsewhere, and the same command finds the finished trials again"
+        ) from None
 
 
 @contextmanager
@@ -106,20 +135,8 @@ def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 @contextmanager
 def asking(sweep: SweepConfig, root: Path) -> Iterator[None]:
     """Keep others from asking a journal: a trial without an id is then one whose worker was killed before it had drawn it."""
-    if sweep.storage is not None:
+    with nullcontext() if sweep.storage is not None else waited_for(root):
         yield
-        return
-    lock = RunLock(root)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except FolderInUseError:
-            time.sleep(POLL_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def ask(sweep: SweepConfig, base: Config, study: optuna.Study) -> tuple[optuna.Trial, Config] | None:

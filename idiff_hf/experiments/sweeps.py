@@ -23,9 +23,22 @@ from ..arguments import check_key, read_yaml
 from ..config import Config
 from ..config.sweep import SweepConfig
 from ..run_log import RunLog
-from .records import TrialRecord
+from .records import NOT_DECISIVE, TrialRecord
+from .scoring import NUMBERS
+from .seeds import ELBO
 from .studies import ask, asking, counted, fail, open_study, put_back, put_back_abandoned, storage_errors
-from .trials import WAIT_SECONDS, TrialInUseError, TrialSignalledError, TrialStoppedError, run_trial, workers
+from .trials import (
+    REPLACED,
+    WAIT_SECONDS,
+    TrialInUseError,
+    TrialSignalledError,
+    TrialStoppedError,
+    run_trial,
+    workers,
+)
+
+TERMS = ("rec", "kl", "ddpm", "loss", "autoencoder_rec", "autoencoder_kl", "autoencoder_commit")
+"""What training may log of the loss."""
 
 
 def read_sweep(path: Path, *, storage: str | None = None) -> SweepConfig:
@@ -88,8 +101,7 @@ def run_sweep(
         ValueError: One line: a parameter is refused, the study is of another sweep, its storage failed, a trial was stopped by a signal of
             its own, or every trial failed.
     """
-    for name in sweep.parameters:
-        check_key(str(name))
+    _check(sweep)
     study = open_study(sweep, base, root)
     with storage_errors(sweep):
         put_back_abandoned(sweep, study, root)
@@ -100,6 +112,27 @@ def run_sweep(
     if begun and all(trial.state == TrialState.FAIL for trial in begun):
         raise ValueError(f"all {len(begun)} trials failed, the first: {begun[0].user_attrs['error']}")
     return study
+
+
+def _check(sweep: SweepConfig) -> None:
+    """Refuse, before anything is trained, what no trial could be told apart by."""
+    for name, choice in sweep.choices.items():
+        check_key(str(name))
+        group, _, key = name.partition(".")
+        if name in REPLACED or key in NOT_DECISIVE.get(group, ()):
+            raise ValueError(f"parameters.{name} does not change what a trial comes to: leave it out")
+        values = choice.get("values", [])
+        if any(value in values[:position] for position, value in enumerate(values)):
+            raise ValueError(f"parameters.{name}.values must name each value once, got {values}")
+    if sweep.objective not in NUMBERS:
+        raise ValueError(f"objective must be one of {', '.join(NUMBERS)}, got {sweep.objective!r}")
+    weights = {"loss.rec", "loss.kl"} & sweep.parameters.keys()
+    if sweep.objective == ELBO and weights:
+        raise ValueError(
+            f"objective=elbo cannot compare trials of different weights: take {', '.join(sorted(weights))} out of parameters"
+        )
+    if sweep.term not in TERMS:
+        raise ValueError(f"pruner_term must be one of {', '.join(TERMS)}, got {sweep.term!r}")
 
 
 def _run_all(

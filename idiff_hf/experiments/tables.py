@@ -16,12 +16,13 @@ from ..arguments import config_from_yaml, config_to_yaml, load_config, with_valu
 from ..baselines import supervised_probe, supervision_baseline
 from ..config import Config
 from ..evaluation import supervision_statement
+from ..folders import os_errors, waited_for
 from ..metrics import over_seeds
 from ..provenance import write_text
 from .paper_tables import SEEDS, TABLES, Column
 from .records import TrialRecord, load_record, record_from_json, record_to_json, trial_id
 from .reported import PAPER_METRICS, REPORTED
-from .reproduction import SCHEMA, read_document
+from .reproduction import SCHEMA, by_number, read_document
 from .scales import SCALES, Grid, Scale
 from .trials import refuse_taken, run_trials
 
@@ -123,7 +124,7 @@ def finished(
     """
     wanted = _trials(columns)
     found: dict[str, TrialRecord] = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("table*.json"))):
+    for path in (path for folder in folders for path in by_number(folder, "table")):
         records = (record_from_json(record) for record in read_document(path)["records"])
         found |= {record.id: record for record in records if record.id in wanted}
     for id, config in wanted.items():
@@ -171,20 +172,21 @@ def make_table(
     if records is not None and not records.is_dir():
         raise ValueError(f"--records {records} is no folder: name one that holds files of idiff table")
     path = out / f"table{table}.{scale}.json"
-    if path.is_file() and (before := read_document(path)["flags"]) != list(flags):
-        raise ValueError(
-            f"{path} was made with flags {before}, not {list(flags)}: give another --out, or move it elsewhere"
-        )
     columns = plan(table, scale, configs, flags)
+    if path.is_file():
+        _refuse_other_plan(path, columns, flags)
+    with os_errors(f"cannot write {path}"):
+        out.mkdir(parents=True, exist_ok=True)
     done = finished(columns, root, [out] if records is None else [out, records])
     missing = {id: config for id, config in _trials(columns).items() if id not in done}
 
     def write() -> dict[str, Any]:
-        # another process may have written the file since
-        done.update({id: record for id, record in finished(columns, root, [out]).items() if id not in done})
-        document = table_document(table, scale, columns, done, flags)
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        # other processes write the file too
+        with waited_for(out):
+            written = finished(columns, root, [out])
+            done.update({id: record for id, record in written.items() if id not in done})
+            document = table_document(table, scale, columns, done, flags)
+            write_text(path, json.dumps(document, indent=1) + "\n")
         return document
 
     def add(record: TrialRecord) -> None:
@@ -195,6 +197,20 @@ def make_table(
         run_trials(list(missing.values())[:limit], root, launcher=launcher, jobs=jobs, done=add)
     finally:
         show(write())
+
+
+def _refuse_other_plan(path: Path, columns: Sequence[PlannedColumn], flags: Sequence[str]) -> None:
+    """Refuse to replace the file of a table of which anything would be lost."""
+    document = read_document(path)
+    if document["flags"] != list(flags):
+        raise ValueError(
+            f"{path} was made with flags {document['flags']}, not {list(flags)}: give another --out, or move it elsewhere"
+        )
+    others = {record["id"] for record in document["records"]} - _trials(columns).keys()
+    if others:
+        raise ValueError(
+            f"{path} has {len(others)} runs of other configs, {min(others)} among them: give another --out, or move it elsewhere"
+        )
 
 
 def _trials(columns: Sequence[PlannedColumn]) -> dict[str, Config]:

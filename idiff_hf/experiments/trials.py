@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..arguments import config_to_yaml
 from ..baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
 from ..config import Config, HubConfig
-from ..folders import FolderInUseError, RunLock
+from ..folders import FolderInUseError, RunLock, os_errors
 from ..interruption import EXIT_CODE, answered, at_once
 from ..provenance import write_text
 from .records import RECORD, TrialRecord, load_record, record_to_json, trial_id
@@ -142,7 +142,9 @@ def _train(
         # the processes of a launcher share the cores out among themselves
         environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     path = folder / LOG
-    with path.open("ab") as log:
+    with os_errors(f"cannot write {path}"):
+        log = path.open("ab")
+    with log:
         begin = log.tell()
         try:
             # in a session of its own: Ctrl-C in a terminal would end it before it has saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from idiff_hf.config import Config
-from idiff_hf.experiments.records import TrialRecord, trial_id
+from idiff_hf.experiments.records import FACTS, TrialRecord, trial_id
 from idiff_hf.experiments.reported import PAPER_METRICS
 
 HARDWARE = {"device": "cpu", "name": "abacus", "cores": 2, "memory_gib": 1}
@@ -17,5 +17,5 @@ def scored(config: Config, mig: float | None, others: float = 0.5) -> TrialRecor
         config=config.to_dict(),
         scores={**dict.fromkeys(PAPER_METRICS, others), "mig": mig, "matched_latent": {"shape": 1}},
         generation=None,
-        facts={"seconds": 2.5, "hardware": HARDWARE, "versions": {"torch": "0"}},
+        facts={**dict.fromkeys(FACTS), "seconds": 2.5, "hardware": HARDWARE, "versions": {"torch": "0"}},
     )

@@ -17,14 +17,14 @@ from idiff_hf.experiments.seeds import SCORES, parse_seeds, seed_configs, seeds_
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def table(scores: dict[int, float | None]) -> dict[str, Any]:
-    """The table of trials whose MIG is given by seed."""
+def table(scores: dict[int, float | None], baseline: float | None = None) -> dict[str, Any]:
+    """The table of trials whose MIG is given by seed, and that of their supervision baseline."""
     facts = {
         "num_samples": 100,
         "supervision": "not supervised: no auxiliary variable",
         "hardware": {"name": "a machine", "cores": 1},
         "versions": {},
-        "supervision_baseline": None,
+        "supervision_baseline": None if baseline is None else {"mig": baseline},
         "supervised_probe": None,
     }
     return seeds_table(
@@ -42,8 +42,8 @@ def table(scores: dict[int, float | None]) -> dict[str, Any]:
     )
 
 
-def write(folder: Path, name: str, scores: dict[int, float | None]) -> None:
-    written = {"command": f"idiff seeds {name}", "table": table(scores), "records": []}
+def write(folder: Path, name: str, scores: dict[int, float | None], baseline: float | None = None) -> None:
+    written = {"command": f"idiff seeds {name}", "table": table(scores, baseline), "records": []}
     (folder / name).write_text(json.dumps(written), encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def test_the_page_names_question_figures_files_and_verdict(tmp_path: Path):
     folder = tmp_path / "ledger"
     folder.mkdir()
     write(folder, "a.json", {0: 0.5, 1: 0.7})
-    write(folder, "b.json", {0: 0.6, 1: 0.8})
+    write(folder, "b.json", {0: 0.6, 1: 0.8}, baseline=0.25)
     (folder / "ledger.yaml").write_text(
         '- {title: T, question: "Does it help?", runs: {plain: a.json, changed: b.json}, verdict: It does.}',
         encoding="utf-8",
@@ -73,6 +73,8 @@ def test_the_page_names_question_figures_files_and_verdict(tmp_path: Path):
     page = (tmp_path / "ledger.md").read_text(encoding="utf-8")
     assert "| plain | 0, 1 | 0.600 ± 0.141 | - |" in page
     assert "| changed - plain |  | +0.100 ± 0.000 (2 of 2) | - |" in page
+    assert "| supervision baseline of changed | 0, 1 | 0.250 ± 0.000 | - |" in page
+    assert "baseline of plain" not in page
     assert "| by factor | hue | size |" in page
     assert "| plain, MIG | 0.600 ± 0.141 | 0.250 ± 0.000 |" in page
     assert "- changed: `idiff seeds b.json`; [b.json](ledger/b.json); 100 held-out images" in page

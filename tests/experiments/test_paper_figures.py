@@ -50,7 +50,8 @@ def test_the_best_run_is_that_with_the_greatest_mig_among_those_that_are_there(t
 def test_a_figure_without_its_run_says_what_to_do_first(tmp_path: Path) -> None:
     message = (
         f"Figure 14 shows the best VAE of Table 2, of which {tmp_path} holds no finished run: run idiff table 2 --scale tiny "
-        f"--root {tmp_path} {' '.join(TOY)} first"
+        f"--root {tmp_path} --configs {CONFIGS} {' '.join(TOY)} --out FOLDER first, with a folder that has no file of this table, "
+        "for runs in it are not run again"
     )
     with pytest.raises(ValueError) as refused:
         make_figure(14, "tiny", tmp_path, tmp_path / "out", configs=CONFIGS, flags=TOY)

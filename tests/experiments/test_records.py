@@ -101,7 +101,8 @@ def test_a_record_of_another_config_or_a_damaged_one_is_refused(finished: Path, 
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"trial.json is of another config than its folder is named by"):
         load_record(tmp_path, config)
-    for text in ("{", "[]", '{"id": 1}'):
+    bare = {**values, "facts": {}}
+    for text in ("{", "[]", '{"id": 1}', json.dumps({**values, "config": None}), json.dumps(bare)):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"trial.json: .*: remove it, and the trial is scored again$"):
             load_record(tmp_path, config)

@@ -72,6 +72,8 @@ def test_the_page_has_every_table_and_figure_of_a_folder(tmp_path: Path) -> None
         **{"command": "idiff figure 10 --scale tiny", "runs": [{"id": "0123456789ab", "mig": 0.25}]},
     }
     (folder / "figure10.tiny.json").write_text(json.dumps(picture))
+    for name in ("table2_old.json", "table_notes.json"):
+        (folder / name).write_text("{}")  # not ours
     assert main(["table", "--report", "--out", str(folder)]) == 0
     text = (tmp_path / "found.md").read_text()
     assert text == report(folder)

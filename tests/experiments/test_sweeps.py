@@ -127,10 +127,34 @@ def test_a_key_that_is_none_is_refused_before_anything_is_there(tmp_path: Path) 
         ("loss.kll", r"^unknown key 'loss\.kll', did you mean 'loss\.kl'\?$"),
         ("loss", r"^'loss' is a group, give its keys one by one: loss\."),
         (1, r"^unknown key '1', did you mean '"),
+        (
+            "train.output_dir",
+            r"^parameters\.train\.output_dir does not change what a trial comes to: leave it out$",
+        ),
+        ("hub.hub_private_repo", r"^parameters\.hub\.hub_private_repo does not change what a trial comes to"),
+        ("train.logging_steps", r"^parameters\.train\.logging_steps does not change what a trial comes to"),
     ):
         sweep = grid(parameters={name: {"values": [1.0]}})
         with pytest.raises(ValueError, match=words):
             run_sweep(sweep, toy_config(), tmp_path / "root", progress=False)
+    for values, words in (
+        ({"objective": "MIG"}, r"^objective must be one of mig, modularity, .*, elbo, got 'MIG'$"),
+        ({"objective": "mig_per_factor"}, r"^objective must be one of .*, got 'mig_per_factor'$"),
+        (
+            {"objective": "elbo"},
+            r"^objective=elbo cannot compare .* weights: take loss\.kl, loss\.rec out of parameters$",
+        ),
+        (
+            {"pruner": "median", "pruner_term": "mse"},
+            r"^pruner_term must be one of rec, kl, ddpm, .*, got 'mse'$",
+        ),
+        (
+            {"parameters": {"loss.kl": {"values": [1e-4, 1e-3, 1e-4]}}},
+            r"^parameters\.loss\.kl\.values must name each value once, got \[0\.0001, 0\.001, 0\.0001\]$",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_sweep(grid(**values), toy_config(), tmp_path / "root", progress=False)
     assert not (tmp_path / "root").exists()
 
 
@@ -310,9 +334,11 @@ def test_a_trial_that_fails_is_marked_with_its_line_and_the_sweep_goes_on(
 
 
 def test_an_objective_that_is_undefined_fails_the_trial(finished: Path, tmp_path: Path) -> None:
-    sweep = grid(parameters={"loss.kl": {"values": [1e-4]}}, objective="sap")
+    # u of the toy states the sign
+    sweep = grid(parameters={"loss.kl": {"values": [1e-4]}}, objective="mcc_spearman_unsigned")
     with pytest.raises(
-        ValueError, match=r"all 1 trials failed, the first: sap is undefined: there is no such score"
+        ValueError,
+        match=r"all 1 trials failed, the first: mcc_spearman_unsigned is undefined: there is no such score",
     ):
         run_sweep(
             sweep,
@@ -332,6 +358,10 @@ def test_a_study_of_another_sweep_is_refused(tmp_path: Path) -> None:
             ValueError, match=r"^the study toy is of another sweep: give another name, or another --root$"
         ):
             open_study(sweep, base, tmp_path)
+    # the n-th trial is the n-th combination, in the order of the file
+    turned = grid(parameters=dict(reversed(GRID.items())))
+    with pytest.raises(ValueError, match=r"^the study toy is of another sweep: "):
+        open_study(turned, toy_config(), tmp_path)
     # more trials of the same one are welcome
     open_study(at_random(name="second"), toy_config(), tmp_path)
     open_study(at_random(name="second", num_trials=9), toy_config(), tmp_path)
@@ -343,8 +373,11 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_its_password(tmp_pa
         "postgresql://me:secret@nowhere.invalid/study",
         f"sqlite:///{tmp_path}/no/folder.db",
     ):
-        with pytest.raises(ValueError, match=r"^the storage of toy cannot be opened: [A-Za-z]+$"):
+        with pytest.raises(
+            ValueError, match=r"^the storage of toy cannot be opened: [A-Za-z]+: give a URL as in sqlite:///"
+        ) as error:
             open_study(grid(storage=url), toy_config(), tmp_path)
+        assert "secret" not in str(error.value)
 
 
 def test_what_is_not_there_is_not_created_by_a_look(tmp_path: Path) -> None:
@@ -362,8 +395,40 @@ def test_nothing_in_a_journal_is_executed(tmp_path: Path) -> None:
     lines = (tmp_path / "study.jsonl").read_text().splitlines()
     assert len(lines) > 2 and all(isinstance(json.loads(line), dict) for line in lines)
     (tmp_path / "study.jsonl").write_bytes(b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.\n")
-    with pytest.raises(ValueError, match=r"^the storage of toy cannot be opened: "):
+    with pytest.raises(
+        ValueError, match=r"study\.jsonl is damaged or no journal of a study: move it elsewhere, "
+    ):
         open_study(grid(), toy_config(), tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}\n', "[1]\n", "1\n"])
+def test_a_journal_of_something_else_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "study.jsonl").write_text(text)
+    for create in (True, False):
+        with pytest.raises(ValueError, match=r"^\S*study\.jsonl is damaged or no journal of a study: "):
+            open_study(grid(), toy_config(), tmp_path, create=create)
+
+
+def test_a_journal_that_was_cut_short_goes_on_without_its_last_line(tmp_path: Path) -> None:
+    study = open_study(grid(), toy_config(), tmp_path)
+    first = ask(grid(), toy_config(), study)
+    assert first is not None
+    path = tmp_path / "study.jsonl"
+    whole = path.read_bytes()
+    study.tell(first[0], 0.5)
+    path.write_bytes(path.read_bytes()[: len(whole) + 9])
+    again = open_study(grid(), toy_config(), tmp_path)
+    assert path.read_bytes().startswith(whole)
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert [trial.state for trial in again.trials] == [TrialState.RUNNING]
+    assert ask(grid(), toy_config(), again) is not None
+    assert len(open_study(grid(), toy_config(), tmp_path, create=False).trials) == 2
+
+
+def test_a_root_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("")
+    with pytest.raises(ValueError, match=r"^cannot write .*root/study\.jsonl: .*File exists"):
+        open_study(grid(), toy_config(), tmp_path / "root")
 
 
 @pytest.mark.slow

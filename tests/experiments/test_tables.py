@@ -227,6 +227,28 @@ def test_a_file_that_was_made_with_other_flags_is_not_replaced(tmp_path: Path) -
     assert (tmp_path / "table2.tiny.json").read_bytes() == before
 
 
+def test_runs_of_other_configs_are_not_replaced(tmp_path: Path) -> None:
+    """A key that is new to the configuration changes every id."""
+    made(8, tmp_path, tmp_path, limit=0)
+    path = tmp_path / "table8.tiny.json"
+    document = json.loads(path.read_text())
+    kept = scored(planned(2, "tiny")["VAE"].configs[0], 0.5)
+    path.write_text(json.dumps({**document, "records": [record_to_json(kept)]}))
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=rf"table8\.tiny\.json has 1 runs of other configs, {kept.id} among them: "
+    ):
+        made(8, tmp_path, tmp_path, limit=0)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_run(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match=r"^cannot write \S*out/table8\.tiny\.json: .*File exists"):
+        made(8, tmp_path / "root", tmp_path / "out")
+    assert not (tmp_path / "root").exists()
+
+
 def test_a_folder_of_records_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^--records .*/gone is no folder: name one that holds files of idiff table$"
@@ -237,6 +259,11 @@ def test_a_folder_of_records_that_is_not_there_is_refused(tmp_path: Path) -> Non
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "table2.tiny.json").write_text("{")
     with pytest.raises(ValueError, match=r"table2.tiny.json is no file of idiff table or idiff figure: "):
+        make_table(2, "tiny", tmp_path, tmp_path, configs=CONFIGS, show=ignore)
+    (tmp_path / "table2.tiny.json").write_text('{"schema": 1, "table": 2}')
+    with pytest.raises(
+        ValueError, match=r"idiff figure: columns, flags, records is missing; move it elsewhere$"
+    ):
         make_table(2, "tiny", tmp_path, tmp_path, configs=CONFIGS, show=ignore)
 
 
