@@ -47,10 +47,12 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if space is not None and (options.revision is not None or options.create_pr):
         raise ValueError("a Space shows the main branch: leave out --revision and --create_pr, or --space")
     from ..demo.space import publish_space, space_files
-    from ..pipelines.hub_commit import check_target, describe_files
+    from ..pipelines.hub_commit import check_name, check_target, describe_files
     from ..publishing import collect, publish
 
     of_space = {"data": not options.no_data, "requirement": options.requirement}
+    for name in (options.repo, *(() if space is None else (space,))):
+        check_name(name)
     # before anything is sent
     in_space = {} if space is None else space_files(options.repo, **of_space)
     if options.dry_run:

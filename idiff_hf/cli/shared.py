@@ -64,7 +64,7 @@ def space_flags(parser: argparse.ArgumentParser) -> None:
 
 def metric_names(text: str | None) -> list[str] | str | None:
     """What `--metrics` says."""
-    return text if text in (None, "all") else text.split(",")
+    return text if text in (None, "all") else [name.strip() for name in text.split(",")]
 
 
 def print_lines(lines: Sequence[str], as_json: bool) -> None:

@@ -112,7 +112,10 @@ def open_table(path: str, split: str, image_column: str) -> Table:
             data_files={split.partition("[")[0]: glob.escape(str(place))},
         )
     elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
-        table = _open_dataset(path, image_column, split, path)
+        try:
+            table = _open_dataset(path, image_column, split, path)
+        except ValueError as error:
+            raise ValueError(f"{error} (taken for a Hub id, for {Path.cwd()} has no folder {path})") from None
     else:
         raise ValueError(f"{path} is not there, and no Hub id such as user/name; set data.path to either")
     if not len(table):

@@ -96,7 +96,7 @@ def check_codes_and_factors(
     (code_rows, code_columns), (factor_rows, factor_columns) = code_table.shape, factor_table.shape
     if code_rows != factor_rows:
         advice = "pass one row a sample in both, in the same order"
-        if code_columns == factor_columns:
+        if code_columns == factor_columns and code_columns > max(code_rows, factor_rows):
             advice = "they look transposed, pass codes.T and factors.T"
         elif code_columns == factor_rows:
             advice = "codes look transposed, pass codes.T"

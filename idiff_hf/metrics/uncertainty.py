@@ -173,6 +173,7 @@ def confidence_intervals(
     if method == "subsample" and not 2 <= size < num_samples:
         raise ValueError(
             f"subsample_size must be in [2, {num_samples - 1}] for {num_samples} rows, got {size}"
+            + (", half of them: pass more rows" if subsample_size is None else "")
         )
 
     on_all_rows = metric(code_rows, factor_rows)

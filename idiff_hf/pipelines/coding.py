@@ -88,6 +88,8 @@ class LatentCoding(DiffusionPipeline):
         See `prepare_images` for what is accepted, and `codes` for what metrics take.
         """
         self._ivae()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         latents = self._encode(self.prepare_images(images, resize), batch_size)
         self.maybe_free_model_hooks()
         return latents
@@ -147,6 +149,10 @@ class LatentCoding(DiffusionPipeline):
         if not isinstance(value, Tensor) or value.ndim != 2 or value.shape[1] != width:
             seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{name} must be a tensor (B, {width}), got {seen}")
+        if len(value) == 0:
+            raise ValueError(f"{name} must have one row or more, got {tuple(value.shape)}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
         return value.to(self._execution_device)
 
     def _output(self, sample: Tensor, output_type: str) -> Any:

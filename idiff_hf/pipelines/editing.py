@@ -56,9 +56,13 @@ class LatentEditing(LatentCoding):
         """
         latents = self._one_row(latents, "latents")
         config = self._ivae().config
+        if isinstance(dims, int | str):
+            dims = [dims]
         chosen = [self._latent(dim) for dim in (range(config["latent_dim"]) if dims is None else dims)]
         if values is None:
             values = TRAVERSED if self.num_classes is None else range(self.num_classes)
+        if len(chosen) == 0 or len(values) == 0:
+            raise ValueError("dims and values must name one or more, got none: leave them out for all")
         rows = [self._replaced(latents, dim, value) for dim in chosen for value in values]
         flat = self._draw_alike(
             torch.cat(rows), decoder, guidance_scale, num_inference_steps, seed, output_type
@@ -231,10 +235,19 @@ class LatentEditing(LatentCoding):
                 )
             asked = {names.index(name): torch.as_tensor(value) for name, value in factors.items()}
         else:
+            factors = torch.as_tensor(factors)
             if factors.ndim != 2 or factors.shape[1] != num_factors:
                 raise ValueError(f"factors must be (B, {num_factors}), got {tuple(factors.shape)}")
             asked = dict(enumerate(factors.unbind(1)))
+        if any(value.numel() == 0 for value in asked.values()):
+            raise ValueError("factors must be of one image or more, got none")
         if factor_sizes is not None:
+            for factor, label in asked.items():
+                size = factor_sizes[factor]
+                if not bool(((label == label.round()) & (label >= 0) & (label < size)).all()):
+                    raise ValueError(
+                        f"labels of {names[factor] if names else factor} must be whole numbers from 0 to {size - 1}, got {label.tolist()}"
+                    )
             asked = {
                 factor: label_to_z(label.long().reshape(-1, 1), [factor_sizes[factor]], "endpoints").squeeze(
                     1
@@ -276,6 +289,7 @@ class LatentEditing(LatentCoding):
 
     def _value(self, key: int | str, value: float) -> float:
         """What the latent is set to: for a factor the prior's own mean, or class, where u says this value of it."""
+        value = _finite(value)
         if not isinstance(key, str):
             return value
         aux = self._aux_of({key: value}).to(self._execution_device, self._ivae().dtype)
@@ -283,8 +297,7 @@ class LatentEditing(LatentCoding):
 
     def _replaced(self, latents: Tensor, latent: int, value: float) -> Tensor:
         """`latents` with one of them set, to a number or to a class."""
-        if not math.isfinite(value):
-            raise ValueError(f"a latent must be set to a finite number, got {value}")
+        value = _finite(value)
         latents = latents.clone()
         classes = self.num_classes
         if classes is None:
@@ -338,3 +351,14 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     if float(a.norm() * b.norm()) == 0.0 or float(torch.sin(angle)) < 1e-3:
         return torch.lerp(a, b, share)
     return (torch.sin((1.0 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+
+
+def _finite(value: Any) -> float:
+    """What one latent is set to in every image."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"a latent must be set to one finite number for all images, got {value}")
+    return number

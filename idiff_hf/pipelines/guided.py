@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,8 @@ class Guidance:
     def __post_init__(self) -> None:
         if not self.scale >= 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.scale}")
+        if self.scale == math.inf:
+            raise ValueError("guidance_scale must be finite, got inf")
         if len(self.interval) != 2 or not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
             raise ValueError(
                 f"guidance_interval must be two times with 0 <= start < end <= 1, got {tuple(self.interval)}"

@@ -202,12 +202,17 @@ def create_repository(
         )
 
 
+def check_name(repo_id: str) -> None:
+    """Refuse what is no name of a repository."""
+    if not is_repo_id(repo_id):
+        raise ValueError(f"a repository is named user/name, got {repo_id!r}")
+
+
 def check_target(
     repo_id: str, revision: str | None = None, create_pr: bool = False, token: str | bool | None = None
 ) -> None:
     """Refuse what cannot be published to, as far as that is known without asking the Hub."""
-    if not is_repo_id(repo_id):
-        raise ValueError(f"a repository is named user/name, got {repo_id!r}")
+    check_name(repo_id)
     if create_pr and revision is not None:
         raise ValueError(f"a pull request is made against the main branch: leave out revision={revision}")
     if not token and get_token() is None:

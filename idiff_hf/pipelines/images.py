@@ -33,6 +33,8 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
     Raises:
         ValueError: One line for images of another kind, number of channels or range, or of another size without `resize`.
     """
+    if isinstance(images, Tensor | np.ndarray) and images.dtype in (torch.bool, np.bool_):
+        raise ValueError("images of true and false have no range: give uint8, 255 times them")
     if isinstance(images, Tensor):
         tensor = images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images.float()
     elif isinstance(images, np.ndarray):
@@ -50,7 +52,8 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
     low, high = float(tensor.min()), float(tensor.max())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(
-            f"images must lie in [-1, 1] (tensor), [0, 1] (array) or be uint8, got {low:.3g} to {high:.3g} after scaling"
+            f"images must lie in [-1, 1] (tensor), [0, 1] (array) or be uint8, got {getattr(images, 'dtype', 'pictures')} that "
+            f"come to {low:.3g} to {high:.3g} in units of [-1, 1]"
         )
     if shape[2:] == (size, size):
         return tensor

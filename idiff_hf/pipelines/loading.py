@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel, UNet2DModel, VQModel
 
 from ..folders import MANIFEST, DamagedFolderError, verify_files
@@ -70,6 +71,8 @@ def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     # diffusers knows the old name, and its users the new one
     dtype = given.get("torch_dtype") if given.get("dtype") is None else given["dtype"]
     if dtype is not None:
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype must be one torch.dtype for all components, got {dtype!r}")
         loading["torch_dtype"] = dtype
     components: dict[str, Any] = {}
     for name, component in read_index(folder).items():

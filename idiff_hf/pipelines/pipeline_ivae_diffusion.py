@@ -269,6 +269,13 @@ class IVAEDiffusionPipeline(LatentEditing):
             images = self.prepare_images(images, resize)
         given = next(value for value in (images, latents, aux, batch_size) if value is not None)
         count = (given if isinstance(given, int) else len(given)) * num_images_per_input
+        if isinstance(generator, tuple):
+            generator = list(generator)
+        if not all(
+            isinstance(one, torch.Generator | None)
+            for one in (generator if isinstance(generator, list) else [generator])
+        ):
+            raise ValueError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
         if isinstance(generator, list) and len(generator) != count:
             raise ValueError(
                 f"generator must be one or a list of {count}, one for each image, got {len(generator)}"
@@ -306,7 +313,12 @@ class IVAEDiffusionPipeline(LatentEditing):
             if callback_on_step_end is not None:
                 tensors = {"sample": sample, "condition": condition, "null_condition": null_condition}
                 asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                tensors |= callback_on_step_end(self, i, timestep, asked)
+                changed = callback_on_step_end(self, i, timestep, asked) or {}
+                if unknown := [name for name in changed if name not in tensors]:
+                    raise ValueError(
+                        f"callback_on_step_end must return any of {', '.join(tensors)} by name, got {', '.join(unknown)}"
+                    )
+                tensors |= changed
                 sample, condition, null_condition = tensors.values()
         return self._finish(sample, z, output_type, return_dict)
 

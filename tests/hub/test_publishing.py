@@ -178,6 +178,8 @@ def test_the_list_of_a_dry_run_is_what_is_sent_and_asks_nobody(hub: Hub, client:
     listed = dict(reversed(line.split()) for line in output.splitlines())  # type: ignore[misc]
     assert listed.keys() == PUBLISHED
     assert int(listed["results.json"].replace(",", "")) == (run / "results.json").stat().st_size
+    code, output = client.idiff("publish", run, "--repo", "bad", "--dry_run", HF_TOKEN="")
+    assert (code, output) == (2, "error: a repository is named user/name, got 'bad'\n")
     assert hub.log == [] and hub.repos == {}
 
 

@@ -81,6 +81,10 @@ def test_row_counts_that_differ_are_refused() -> None:
     )
 
 
+def test_fewer_rows_of_as_many_columns_are_not_taken_for_transposed() -> None:
+    assert refusal(FACTORS[:4], FACTORS).endswith("pass one row a sample in both, in the same order")
+
+
 @pytest.mark.parametrize(
     ("codes", "factors", "advice"),
     [

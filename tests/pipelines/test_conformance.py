@@ -95,6 +95,13 @@ def test_save_load_float16(pipe: IVAEDiffusionPipeline, tmp_path: Path) -> None:
     torch.testing.assert_close(last_sample(again), last_sample(half), atol=0.01, rtol=0.0)
 
 
+@pytest.mark.parametrize("dtype", [{"unet": torch.float16}, "float16"])
+def test_one_dtype_is_for_all_components(pipe: IVAEDiffusionPipeline, tmp_path: Path, dtype: object) -> None:
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^dtype must be one torch\.dtype for all components, got "):
+        load(tmp_path, dtype=dtype)
+
+
 def test_save_load_variants(pipe: IVAEDiffusionPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path, variant="fp16")
     assert all(".fp16." in path.name for path in tmp_path.rglob("*.safetensors"))

@@ -236,6 +236,15 @@ def test_a_learned_prior_samples_factors_too(learned: IVAEDiffusionPipeline) -> 
             "mode must be linear or spherical, got 'cubic'",
         ),
         ("edit", (IMAGES, {7: 1.0}), "latents are numbered from 0 to 5, got 7"),
+        ("traverse", (torch.zeros(1, 6), []), "dims and values must name one or more, got none"),
+        ("traverse", (torch.zeros(1, 6), None, ()), "dims and values must name one or more, got none"),
+        (
+            "edit",
+            (IMAGES, {"shape": [0.1, 0.4]}),
+            r"set to one finite number for all images, got \[0.1, 0.4\]",
+        ),
+        ("edit", (IMAGES, {0: torch.zeros(2)}), "set to one finite number for all images, got tensor"),
+        ("edit", (IMAGES, {0: float("inf")}), "set to one finite number for all images, got inf"),
         ("edit", (IMAGES, {"hue": 0.1}), "factors are floor_hue, wall_hue, .*, got 'hue'"),
         ("edit", (IMAGES, {"shape": 2.0}), r"factors must lie in \[-0.5, 0.5\], or be labels .*got 2.0"),
         ("edit", (IMAGES, {}, -1.0), "guidance_scale must be 0 or more, got -1"),
@@ -255,6 +264,17 @@ def test_a_learned_prior_samples_factors_too(learned: IVAEDiffusionPipeline) -> 
         ),
         ("sample_factors", ({"shape": float("nan")},), r"factors must lie in \[-0.5, 0.5\]"),
         ("sample_factors", (torch.zeros(1, 6), (10,)), "factor_sizes must be 6 numbers, one a factor, got 1"),
+        ("sample_factors", ({"shape": []},), "factors must be of one image or more, got none"),
+        (
+            "sample_factors",
+            ({"wall_hue": 3.7}, (10, 10, 10, 8, 4, 15)),
+            r"labels of wall_hue must be whole numbers from 0 to 9, got 3\.7",
+        ),
+        (
+            "sample_factors",
+            ({"shape": [0, 4]}, (10, 10, 10, 8, 4, 15)),
+            r"labels of shape must be whole numbers from 0 to 3, got \[0, 4\]",
+        ),
         ("sample_factors", ({"shape": 0.1}, None, 2.0), r"width must lie in \[0, 1\], got 2.0"),
     ],
 )
@@ -262,6 +282,23 @@ def test_refusals(pipe: IVAEDiffusionPipeline, method: str, arguments: tuple[Any
     with pytest.raises(ValueError, match=message) as caught:
         getattr(pipe, method)(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_and_single_latents_are_taken_as_they_come(pipe: IVAEDiffusionPipeline) -> None:
+    told = {"num_inference_steps": 2, "output_type": "pt"}
+    factors = torch.full((2, 6), 0.25)
+
+    def drawn(given: Any) -> torch.Tensor:
+        return pipe.sample_factors(given, generator=torch.Generator().manual_seed(0), **told).images
+
+    assert torch.equal(drawn(factors.numpy()), drawn(factors))
+    assert torch.equal(drawn(factors.tolist()), drawn(factors))
+    z = pipe.encode(IMAGES[:1])
+    alone, listed = (
+        pipe.traverse(z, dims, decoder="ivae", output_type="pt") for dims in ("shape", ["shape"])
+    )
+    assert torch.equal(alone, listed)
+    assert torch.equal(pipe.edit(IMAGES, {0: torch.tensor(0.5)}, **told).latents[:, 0], torch.full((2,), 0.5))
 
 
 def test_what_a_type_of_model_cannot_do_is_refused(

@@ -179,6 +179,14 @@ def test_a_model_of_vectors_takes_and_gives_vectors() -> None:
             {"images": torch.zeros(1, 3, 32, 32)},
             r"images must be 3x16x16 .* got \(1, 3, 32, 32\): resize them, or pass",
         ),
+        ({"latents": Z[:0]}, r"latents must have one row or more, got \(0, 6\)"),
+        ({"latents": Z * float("nan")}, "latents must be finite, got NaN or infinity"),
+        ({"images": IMAGES, "guidance_scale": float("inf")}, "guidance_scale must be finite, got inf"),
+        ({"images": IMAGES, "generator": 0}, "generator must be a torch.Generator or a list of them, got 0"),
+        (
+            {"images": IMAGES, "callback_on_step_end": lambda *_: {"latents": Z}},
+            "callback_on_step_end must return any of sample, condition, null_condition by name, got latents",
+        ),
         ({"images": IMAGES, "guidance_scale": -1.0}, "guidance_scale must be 0 or more, got -1"),
         (
             {"images": IMAGES, "guidance_interval": (0.8, 0.2)},
@@ -206,6 +214,27 @@ def test_call_refuses(pipe: IVAEDiffusionPipeline, arguments: dict[str, Any], me
     with pytest.raises(ValueError, match=message) as caught:
         pipe(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tuple_of_generators_is_a_list_and_a_callback_may_return_nothing(
+    pipe: IVAEDiffusionPipeline,
+) -> None:
+    told = {"num_inference_steps": 2, "output_type": "pt"}
+    listed = pipe(latents=Z, generator=seeds(2), **told).images
+    assert torch.equal(pipe(latents=Z, generator=tuple(seeds(2)), **told).images, listed)
+    silent = pipe(latents=Z, generator=seeds(2), callback_on_step_end=lambda *_: None, **told).images
+    assert torch.equal(silent, listed)
+
+
+def test_coding_refuses(pipe: IVAEDiffusionPipeline) -> None:
+    with pytest.raises(ValueError, match=r"^latents must have one row or more, got \(0, 6\)$"):
+        pipe.decode(Z[:0])
+    with pytest.raises(ValueError, match=r"^latents must be finite, got NaN or infinity$"):
+        pipe.decode(Z * float("inf"))
+    with pytest.raises(ValueError, match=r"^batch_size must be 1 or more, got 0$"):
+        pipe.encode(IMAGES, batch_size=0)
+    with pytest.raises(ValueError, match=r"^images of true and false have no range: give uint8, 255 times"):
+        pipe.encode(IMAGES > 0)
 
 
 @pytest.mark.parametrize(
