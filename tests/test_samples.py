@@ -243,7 +243,7 @@ def test_what_is_drawn_of_a_latent_by_what_a_model_has(
     [
         (["--dims", "floor_hues"], "got 'floor_hues'"),
         (["--dims", "6"], "latents are numbered from 0 to 5, got 6"),
-        (["--values", "nan"], "a latent must be set to a finite number, got nan"),
+        (["--values", "nan"], "a latent must be set to one finite number for all images, got nan"),
         (["--row", "-1"], "--row must be 0 or more, got -1"),
         (["--row", "48000"], "there are 48000 held-out images, numbered from 0: there is no number 48000"),
         (["--image", "mine"], "--image must be one picture, got a folder of 2"),
