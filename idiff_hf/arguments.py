@@ -12,7 +12,7 @@ import re
 import reprlib
 import sys
 import types
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import SequenceMatcher
 from functools import cache
@@ -128,7 +128,7 @@ def _values(parser: ArgumentParser, arguments: list[str]) -> tuple[Namespace, Na
     flags = _parse(parser, arguments)
     values: dict[str, Any] = {}
     for path in flags.config or ():
-        values |= _read(Path(path))
+        values |= _parsed(Path(path), _flatten)
     # The files first and then the flags again on top of them: the order on the command line does not matter.
     return _parse(parser, arguments, _parse(parser, values)), flags
 
@@ -230,15 +230,6 @@ def _build_group(group: str, values: Namespace) -> Any:
         raise ValueError(f"{prefix}{error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return _flatten(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the config file {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
 def _flatten(text: str) -> dict[str, Any]:
     """YAML to one dict of dotted keys, each of which exists."""
     try:
@@ -280,10 +271,15 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ValueError: One line that names the file: it cannot be read, or it is not YAML.
     """
+    return _parsed(path, load_yaml)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What `parse` makes of a file's text, the file named where it cannot be read or is refused."""
     try:
-        return load_yaml(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

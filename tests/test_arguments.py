@@ -220,11 +220,8 @@ def test_a_file_that_is_no_config_is_refused(
 
 def test_a_file_that_cannot_be_read_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
-    assert (
-        refusal("--config", str(missing))
-        == f"cannot read the config file {missing}: No such file or directory"
-    )
-    assert refusal("--config", str(tmp_path)) == f"cannot read the config file {tmp_path}: Is a directory"
+    assert refusal("--config", str(missing)) == f"cannot read {missing}: No such file or directory"
+    assert refusal("--config", str(tmp_path)) == f"cannot read {tmp_path}: Is a directory"
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\xfa")
     assert refusal("--config", str(tmp_path / "b.yaml")).startswith(
         f"{tmp_path / 'b.yaml'}: 'utf-8' codec can't decode"

@@ -112,12 +112,12 @@ def make_figure(
         ValueError: One line: the runs that it shows are missing, or as in `tables.plan`.
     """
     figure = FIGURES[number]
+    if figure.kind == "data" and flags:
+        raise ValueError(f"Figure {number} shows no run and takes no {flags[0]}: see idiff figures data")
     records = [] if figure.table is None else [best_record(number, scale, root, configs, flags)]
     with os_errors(f"cannot write {out}"):
         out.mkdir(parents=True, exist_ok=True)
     if figure.kind == "data":
-        if flags:
-            raise ValueError(f"Figure {number} shows no run and takes no {flags[0]}: see idiff figures data")
         paths = [out / f"figure{number}.png"]
         _draw_data(number, paths[0])
     elif figure.kind == "rotation":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class LatentEditing(LatentCoding):
     def traverse(
         self,
         latents: Tensor,
-        dims: Sequence[int | str] | None = None,
+        dims: Sequence[int | str] | int | str | None = None,
         values: Sequence[float] | None = None,
         decoder: Decoder = "ddpm",
         guidance_scale: float = 1.0,
@@ -39,7 +40,7 @@ class LatentEditing(LatentCoding):
 
         Args:
             latents: One z, `(1, D)`, or `(1, D * classes)` of a categorical model, that is kept but for the latent that moves.
-            dims: Latents to move, 0 to D - 1, or names of factors (see `edit`); all by default.
+            dims: Latents to move, or one of them, 0 to D - 1, or names of factors (see `edit`); all by default.
             values: What each is set to: numbers, by default from -1.5 to 1.5 (a factor known to the prior has unit variance, from about
                 -1.7 to 1.7); of a categorical model classes, by default all.
             decoder: `ddpm` draws with the diffusion model, from the same noise everywhere; `ivae` is its own decoder.
@@ -183,7 +184,7 @@ class LatentEditing(LatentCoding):
 
     def sample_factors(
         self,
-        factors: Mapping[str, float | Sequence[float]] | Tensor,
+        factors: Mapping[str, float | Sequence[float]] | Tensor | np.ndarray,
         factor_sizes: Sequence[int] | None = None,
         width: float = 0.05,
         **call: Any,
@@ -209,7 +210,7 @@ class LatentEditing(LatentCoding):
 
     def _aux_of(
         self,
-        factors: Mapping[str, float | Sequence[float]] | Tensor,
+        factors: Mapping[str, float | Sequence[float]] | Tensor | np.ndarray,
         factor_sizes: Sequence[int] | None = None,
         width: float = 0.05,
     ) -> Tensor:
@@ -289,10 +290,9 @@ class LatentEditing(LatentCoding):
 
     def _value(self, key: int | str, value: float) -> float:
         """What the latent is set to: for a factor the prior's own mean, or class, where u says this value of it."""
-        value = _finite(value)
         if not isinstance(key, str):
             return value
-        aux = self._aux_of({key: value}).to(self._execution_device, self._ivae().dtype)
+        aux = self._aux_of({key: _finite(value)}).to(self._execution_device, self._ivae().dtype)
         return float(self.codes(self._prior(aux).mode())[0, self._latent(key)])
 
     def _replaced(self, latents: Tensor, latent: int, value: float) -> Tensor:

@@ -36,7 +36,7 @@ from .hub_commit import CARD, check_target, commit_files, pipeline_files, plain_
 from .images import ImageInput, OutputType
 from .loading import check_arguments, load_components, open_folder, tidy_saved
 
-GeneratorInput = torch.Generator | list[torch.Generator] | None
+GeneratorInput = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
 StepCallback = Callable[["IVAEDiffusionPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
@@ -241,8 +241,8 @@ class IVAEDiffusionPipeline(LatentEditing):
             resize: Whether `images` of another size are brought to the model's.
             output_type: `pil`, `np` (`(B, H, W, C)` in [0, 1]) or `pt` (`(B, C, H, W)` in [0, 1]).
             return_dict: Whether an output object is wanted, or a tuple.
-            callback_on_step_end: Called after each step as `callback(pipe, i, timestep, tensors)`; the tensors that it returns take the
-                place of those in use. See `interrupt` and `guidance_scale` for what else it can do.
+            callback_on_step_end: Called after each step as `callback(pipe, i, timestep, tensors)`; tensors that it returns, if any, take
+                the place of those in use. See `interrupt` and `guidance_scale` for what else it can do.
             callback_on_step_end_tensor_inputs: Which tensors it is given: `sample` x_t, `condition` of z, `null_condition`.
 
         Returns:

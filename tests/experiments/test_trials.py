@@ -25,7 +25,7 @@ from idiff_hf.experiments.records import (
     record_to_json,
     trial_id,
 )
-from idiff_hf.experiments.scoring import METRICS
+from idiff_hf.experiments.scoring import METRICS, NUMBERS
 from idiff_hf.experiments.trials import (
     TrialInUseError,
     TrialSignalledError,
@@ -88,6 +88,7 @@ def test_scores_are_those_of_idiff_evaluate(finished: Path, tmp_path: Path) -> N
     assert {"mig", "modularity", "mcc_spearman", "mcc_pearson", "dci_disentanglement"} < values.keys()
     by_factor = ("mig_per_factor", "mcc_spearman_per_factor", "matched_latent")
     assert {k: v for k, v in record.scores.items() if k not in (*by_factor, "elbo")} == values
+    assert {*values, "elbo", "mcc_spearman_unsigned"} == set(NUMBERS)  # u of the toy tells the sign
     results = json.loads((finished / "results.json").read_text())
     for name in by_factor:
         assert record.scores[name] == results["model"]["metrics"][name]
