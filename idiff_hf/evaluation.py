@@ -36,6 +36,7 @@ from .processes import process_state
 from .provenance import versions, write_text
 from .random import generator
 from .readback import by_name, encode_rows, every_image, nearest_rendered
+from .results import SCHEMA
 
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
 NUM_SHOWN = 10
@@ -151,7 +152,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
         for name, (of_baseline, factors, steps) in baselines.items()
     }
     results: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "config": config.to_dict(),
         "data": {
             "name": config.data.name,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .config import Config
 from .folders import MANIFEST, file_behind, verify_files
-from .hub import build_card, read_results
+from .hub import build_card
 from .hub_folder import pipeline_in
 from .pipelines import IVAEDiffusionPipeline
 from .pipelines.hub_commit import (
@@ -22,6 +22,7 @@ from .pipelines.hub_commit import (
     with_manifest,
 )
 from .processes import process_state
+from .results import read_results
 
 
 def collect(folder: Path, repo_id: str, revision: str | None = None) -> dict[str, Path | bytes]:

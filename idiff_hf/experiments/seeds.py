@@ -164,7 +164,7 @@ def seeds_markdown(table: Mapping[str, Any]) -> str:
 
 
 def chosen_by_elbo(table: Mapping[str, Any]) -> str | None:
-    """In words, which seed has the greatest ELBO, its MIG, the rank correlation of the two, and `best_of` 3 and 5 seeds where there are more.
+    """In words, which seed has the greatest ELBO, its MIG, the rank correlation of the two, and `best_of` where there are seeds to spare.
 
     None below three seeds that have an ELBO.
 

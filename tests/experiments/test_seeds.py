@@ -162,7 +162,9 @@ def test_several_trainings_of_which_the_elbo_chooses_one() -> None:
         expected = {"mean": fmean(kept), "std": pstdev(kept)}
         assert best_of(rows, trained) == pytest.approx(expected)
     # of four triples three hold seed 2, whose MIG is .2, and one is led by seed 1, .4
-    assert str(chosen_by_elbo(seeds_table(records))).endswith("; out of any 3 it chooses 0.250 ± 0.087 in the mean")
+    assert str(chosen_by_elbo(seeds_table(records))).endswith(
+        "; out of any 3 it chooses 0.250 ± 0.087 in the mean"
+    )
 
 
 def test_a_model_without_scores_has_a_table_of_dashes() -> None:
