@@ -1,9 +1,9 @@
-"""Scores of a saved pipeline on a dataset: codes of held-out rows, every metric, figures."""
+"""What a saved pipeline is measured by on a dataset: codes of held-out rows, every metric, figures, and the tables of `idiff bench`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,16 @@ from .provenance import hardware, versions, write_text
 from .random import generator
 from .readback import encode_rows, every_image, nearest_rendered
 from .sampler_curve import (
+    INTERVALS,
     REFERENCE_STEPS,
+    SCALES,
     SOLVERS,
     STEPS,
+    GuidanceRecord,
+    Read,
     SamplerRecord,
     VariantRecord,
+    guidance_curve,
     sampler_curve,
     variant_table,
 )
@@ -254,12 +259,11 @@ def pipeline_sampler_curve(
         ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.sampler_curve`.
     """
     pipeline, dataset, rows, origin = _opened(folder, data, num_images)
-    grid = every_image(dataset)
     records = sampler_curve(
         pipeline,
         dataset.images(rows),
         factors=dataset.factors(rows),
-        read=None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images)),
+        read=_reader(dataset),
         solvers=solvers,
         steps=steps,
         reference_steps=reference_steps,
@@ -273,19 +277,76 @@ def pipeline_sampler_curve(
         _point(reference)[1:],
         out / "samplers.png",
     )
-    results = {
-        **origin,
-        "num_images": len(rows),
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "records": [asdict(record) for record in records],
-    }
-    write_text(out / "samplers.json", json.dumps(results, indent=2) + "\n")
+    about = {**origin, "num_images": len(rows), "guidance_scale": guidance_scale, "seed": seed}
+    _write_records(out / "samplers.json", about, records)
     return records
+
+
+def _reader(dataset: ImageDataset) -> Read | None:
+    grid = every_image(dataset)
+    return None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images))
+
+
+def _write_records(path: Path, about: Mapping[str, Any], records: Sequence[Any]) -> None:
+    results = {**about, "records": [asdict(record) for record in records]}
+    write_text(path, json.dumps(results, indent=2) + "\n")
 
 
 def _point(record: SamplerRecord) -> tuple[float, float, float]:
     return record.calls, record.mse, float("nan") if record.readback is None else record.readback
+
+
+def pipeline_guidance_curve(
+    folder: Path,
+    data: DataConfig,
+    out: Path,
+    *,
+    num_images: int = 96,
+    scales: Sequence[float] = SCALES,
+    intervals: Sequence[tuple[float, float]] = INTERVALS,
+    steps: int = 20,
+    seed: int = 0,
+) -> tuple[list[GuidanceRecord], tuple[str, ...]]:
+    """What scales and intervals of guidance do to a pipeline's images; write `guidance.json`.
+
+    Factors are read back, where the dataset has an image of every combination, as those of the nearest one.
+
+    Args:
+        folder: A saved pipeline.
+        data: The dataset, of which rows are taken as in `evaluate_pipeline`.
+        out: The folder of what is written.
+        num_images: Held-out images that are encoded and drawn.
+        scales: See `sampler_curve.guidance_curve`, as for the rest.
+        intervals: As there.
+        steps: As there.
+        seed: As there.
+
+    Returns:
+        The records, and the names of the factors.
+
+    Raises:
+        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.guidance_curve`.
+    """
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    records = guidance_curve(
+        pipeline,
+        dataset.images(rows),
+        factors=dataset.factors(rows),
+        read=_reader(dataset),
+        scales=scales,
+        intervals=intervals,
+        steps=steps,
+        seed=seed,
+    )
+    about = {
+        **origin,
+        "num_images": len(rows),
+        "num_inference_steps": steps,
+        "seed": seed,
+        "factors": dataset.factor_names,
+    }
+    _write_records(out / "guidance.json", about, records)
+    return records, dataset.factor_names
 
 
 def pipeline_variants(
@@ -316,12 +377,6 @@ def pipeline_variants(
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )
-    results = {
-        **origin,
-        "num_images": len(rows),
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "records": [asdict(record) for record in records],
-    }
-    write_text(out / "precision.json", json.dumps(results, indent=2) + "\n")
+    about = {**origin, "num_images": len(rows), "guidance_scale": guidance_scale, "seed": seed}
+    _write_records(out / "precision.json", about, records)
     return records

@@ -1,4 +1,4 @@
-"""How many calls of the U-Net a solver needs, and what precision and memory format cost: measured side by side on one model."""
+"""How many calls of the U-Net a solver needs, what guidance does, what precision and memory format cost: side by side on one model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -15,12 +15,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import to_float
+from .markdown import markdown_table
 from .pipelines import IVAEDiffusionPipeline
+from .pipelines.guided import Guidance
 from .random import generator
 from .schedulers import VPSDEScheduler
 
 STEPS = (3, 5, 10, 20, 50, 100)
 REFERENCE_STEPS = 1000
+ALWAYS = (0.0, 1.0)
+"""The interval of guidance that leaves no time out."""
+SCALES = (1.0, 2.0, 4.0)
+INTERVALS = (ALWAYS, (0.2, 1.0), (0.0, 0.2))
 
 SOLVERS: dict[str, tuple[str, dict[str, str]]] = {
     "DPM-Solver++ 2M": ("DPMSolverMultistepScheduler", {}),
@@ -105,10 +111,7 @@ def sampler_curve(
     Raises:
         ValueError: One line for an unknown solver, or a model that does not draw from latents.
     """
-    if pipeline.ivae is None or pipeline.unet is None:
-        raise ValueError(
-            "solvers are compared on a model with an iVAE and a U-Net: this one lacks one of them"
-        )
+    _check_draws(pipeline, "solvers")
     plan = [(name, count) for name in solvers for count in steps] + [(REFERENCE, reference_steps)]
     schedulers = {name: with_solver(pipeline, name) for name, _ in plan}
     target, latents = to_float(images).to(pipeline.device), pipeline.encode(images)
@@ -127,16 +130,30 @@ def sampler_curve(
         pipeline.scheduler = own
     if factors is None or read is None:
         return records
-    right = (read(torch.cat(drawn)).cpu() == factors.cpu().repeat(len(plan), 1)).float()
-    rates = right.view(len(plan), -1).mean(dim=1).tolist()
-    return [
-        SamplerRecord(**{**vars(record), "readback": rate})
-        for record, rate in zip(records, rates, strict=True)
-    ]
+    rates = _read_back(drawn, factors, read).mean(dim=1).tolist()
+    return [replace(record, readback=rate) for record, rate in zip(records, rates, strict=True)]
+
+
+def _check_draws(pipeline: IVAEDiffusionPipeline, what: str) -> None:
+    if pipeline.ivae is None or pipeline.unet is None:
+        raise ValueError(
+            f"{what} are compared on a model with an iVAE and a U-Net: this one lacks one of them"
+        )
+
+
+def _read_back(drawn: Sequence[Tensor], factors: Tensor, read: Read) -> Tensor:
+    """Fraction of images from which each factor is read back, `(len(drawn), K)`."""
+    right = read(torch.cat(list(drawn))).cpu() == factors.cpu().repeat(len(drawn), 1)
+    return right.float().view(len(drawn), *factors.shape).mean(dim=1)
 
 
 def _draw(
-    pipeline: IVAEDiffusionPipeline, latents: Tensor, count: int, guidance_scale: float, seed: int
+    pipeline: IVAEDiffusionPipeline,
+    latents: Tensor,
+    count: int,
+    guidance_scale: float,
+    seed: int,
+    interval: tuple[float, float] = ALWAYS,
 ) -> tuple[Tensor, float]:
     """Images in [-1, 1], float32, and seconds."""
     draws = [generator(seed, "samplers", row, device=pipeline.device) for row in range(len(latents))]
@@ -144,6 +161,7 @@ def _draw(
     drawn = pipeline(
         latents=latents,
         guidance_scale=guidance_scale,
+        guidance_interval=interval,
         num_inference_steps=count,
         generator=draws,
         output_type="pt",
@@ -168,6 +186,86 @@ def curve_table(records: Sequence[SamplerRecord]) -> str:
             f"| {record.seconds:.2f} | {last.seconds / record.seconds:.1f} |"
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class GuidanceRecord:
+    """One scale of guidance, over one interval of times.
+
+    Attributes:
+        guidance_scale: gamma.
+        interval: Times (start, end) between which it holds; see `Guidance`.
+        mse: Mean squared error against the images that were encoded, in [-1, 1].
+        readback: Fraction of images from which each factor is read back, in the factors' order; None where none can be read.
+    """
+
+    guidance_scale: float
+    interval: tuple[float, float]
+    mse: float
+    readback: tuple[float, ...] | None
+
+
+def guidance_table(records: Sequence[GuidanceRecord], names: Sequence[str]) -> str:
+    """The records in Markdown; `names` are those of the factors."""
+    read = [] if records[0].readback is None else [f"{name} read back" for name in names]
+    rows = [
+        (
+            f"{record.guidance_scale:g}",
+            f"{record.interval[0]:g} to {record.interval[1]:g}",
+            f"{record.mse:.4f}",
+            *(f"{rate:.3f}" for rate in record.readback or ()),
+        )
+        for record in records
+    ]
+    return markdown_table(("guidance", "at times", "squared error", *read), rows)
+
+
+def guidance_curve(
+    pipeline: IVAEDiffusionPipeline,
+    images: Tensor,
+    *,
+    factors: Tensor | None = None,
+    read: Read | None = None,
+    scales: Sequence[float] = SCALES,
+    intervals: Sequence[tuple[float, float]] = INTERVALS,
+    steps: int = 20,
+    seed: int = 0,
+) -> list[GuidanceRecord]:
+    """Draw the same images from their latents, and from the same noise, under every scale and interval of guidance.
+
+    Args:
+        pipeline: A model with iVAE and U-Net.
+        images: As `prepare_images` takes them.
+        factors: Their labels, `(N, K)`.
+        read: How `factors` are read from images; all drawn images are given to it at once.
+        scales: gamma. For 1 the interval means nothing, and there is one record.
+        intervals: Times (start, end).
+        steps: Of the pipeline's own solver.
+        seed: Of the noise.
+
+    Returns:
+        Records in the order of scales and intervals.
+
+    Raises:
+        ValueError: One line for a scale or interval outside its range, or a model that does not draw from latents.
+    """
+    _check_draws(pipeline, "scales of guidance")
+    plan = [(scale, interval) for scale in scales for interval in (intervals if scale != 1.0 else [ALWAYS])]
+    for scale, interval in plan:
+        Guidance(scale, interval)
+    target, latents = to_float(images).to(pipeline.device), pipeline.encode(images)
+    drawn = [
+        _draw(pipeline, latents, steps, scale, seed, interval)[0]
+        for scale, interval in tqdm(plan, desc="guidance", disable=None)
+    ]
+    rates: list[tuple[float, ...] | None] = [None] * len(plan)
+    if factors is not None and read is not None:
+        rates = [tuple(rate) for rate in _read_back(drawn, factors, read).tolist()]
+    errors = [float((pictures - target).square().mean()) for pictures in drawn]
+    return [
+        GuidanceRecord(scale, interval, error, rate)
+        for (scale, interval), error, rate in zip(plan, errors, rates, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

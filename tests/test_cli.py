@@ -54,7 +54,7 @@ CALLS = {
     "metrics": [["metrics", "codes.npz"]],
     "data": [["data", "describe"]],
     "figures": [["figures", "data"]],
-    "bench": [["bench", "samplers", "."], ["bench", "precision", "."]],
+    "bench": [["bench", "samplers", "."], ["bench", "guidance", "."], ["bench", "precision", "."]],
     "table": [["table", "2", "--configs", CONFIGS]],
     "figure": [["figure", "10", "--configs", CONFIGS]],
     "sweep": [["sweep", f"{CONFIGS}/sweeps/table1.yaml"]],

@@ -1,4 +1,4 @@
-"""Solvers and precisions side by side: a U-Net that knows the answer, counts of calls, `idiff bench`."""
+"""Solvers, guidance and precisions side by side: a U-Net that knows the answer, counts of calls, `idiff bench`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from idiff_hf.sampler_curve import (
     REFERENCE,
     SOLVERS,
     VARIANTS,
+    GuidanceRecord,
     SamplerRecord,
     curve_table,
+    guidance_curve,
+    guidance_table,
     sampler_curve,
     variant_table,
     with_solver,
@@ -120,6 +123,60 @@ def test_unknown_names_and_models_that_do_not_draw_are_refused(pipeline: IVAEDif
     pipeline.unet = None
     with pytest.raises(ValueError, match=r"^solvers are compared on a model with an iVAE and a U-Net"):
         sampler_curve(pipeline, images)
+    with pytest.raises(
+        ValueError, match=r"^scales of guidance are compared on a model with an iVAE and a U-Net"
+    ):
+        guidance_curve(pipeline, images)
+
+
+def test_guidance_acts_at_the_times_of_its_interval_alone(pipeline: IVAEDiffusionPipeline) -> None:
+    images = Shapes3D(16).images(ROWS)
+    records = guidance_curve(
+        pipeline, images, scales=(1.0, 4.0), intervals=((0.0, 1.0), (0.0, 1e-6), (0.5, 1.0)), steps=3
+    )
+    spans = [(record.guidance_scale, record.interval) for record in records]
+    assert spans == [(1.0, (0.0, 1.0)), (4.0, (0.0, 1.0)), (4.0, (0.0, 1e-6)), (4.0, (0.5, 1.0))]
+    plain, always, never, early = (record.mse for record in records)
+    # of three steps the U-Net is called once or twice at the noisier half of the times, and never at t = 0
+    assert never == plain and len({plain, always, early}) == 3
+    (unguided, _) = sampler_curve(
+        pipeline, images, solvers=("DPM-Solver++ 2M",), steps=(3,), reference_steps=1
+    )
+    assert unguided.mse == plain
+
+
+def test_guidance_cannot_move_a_network_that_does_not_look_at_z(pipeline: IVAEDiffusionPipeline) -> None:
+    says_grey(pipeline)
+    dataset = Shapes3D(16)
+    factors = dataset.factors(ROWS)
+    answers = factors.repeat(2, 1)
+    answers[4, 0] = -1  # a factor of one image in four, under the second scale
+    records = guidance_curve(
+        pipeline,
+        dataset.images(ROWS),
+        factors=factors,
+        read=lambda images: answers,
+        scales=(1.0, 8.0),
+        intervals=((0.0, 1.0),),
+        steps=2,
+    )
+    expected = float(to_float(dataset.images(ROWS)).square().mean())
+    assert [record.mse for record in records] == pytest.approx([expected] * 2, rel=1e-5)
+    assert [record.readback for record in records] == [(1.0,) * 6, (0.75, *[1.0] * 5)]
+    lines = guidance_table(records, dataset.factor_names).splitlines()
+    assert lines[0].startswith(
+        "| guidance | at times | squared error | floor_hue read back | wall_hue read back |"
+    )
+    assert lines[3] == f"| 8 | 0 to 1 | {expected:.4f} | 0.750 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
+
+
+def test_a_table_without_factors_is_one_of_errors() -> None:
+    lines = guidance_table([GuidanceRecord(1.5, (0.25, 1.0), 0.02, None)], ("hue",)).splitlines()
+    assert lines == [
+        "| guidance | at times | squared error |",
+        "| --- | ---: | ---: |",
+        "| 1.5 | 0.25 to 1 | 0.0200 |",
+    ]
 
 
 def test_the_table_sets_each_beside_the_reference() -> None:
@@ -195,9 +252,30 @@ def test_idiff_bench_precision_writes_table_and_json(
     assert np.isclose(printed[0]["max_difference"], 0.0)
 
 
+def test_idiff_bench_guidance_writes_table_and_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_images", "2", "--scales", "1,3", "--intervals", "0:1,0.5:1", "--num_inference_steps", "2"]
+    assert cli(["bench", "guidance", str(run), *flags, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = [" | ".join(line.split(" | ")[:2]) for line in lines[2:]]
+    assert starts == ["| 1 | 0 to 1", "| 3 | 0 to 1", "| 3 | 0.5 to 1"]
+    saved = json.loads((tmp_path / "guidance.json").read_text())
+    assert [record["interval"] for record in saved["records"]] == [[0.0, 1.0], [0.0, 1.0], [0.5, 1.0]]
+    assert saved["num_inference_steps"] == 2 and saved["num_images"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"guidance.json"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["guidance", "--scales", "1,x"], "--scales must be numbers joined by commas, got '1,x'"),
+        (["guidance", "--scales", "-1"], "guidance_scale must be 0 or more, got -1.0"),
+        (["guidance", "--intervals", "0.2"], "--intervals must be as in 0:1,0.2:1, got '0.2'"),
+        (
+            ["guidance", "--intervals", "0.5:0.2"],
+            "guidance_interval must be two times with 0 <= start < end <= 1",
+        ),
         (["samplers", "--steps", "5,ten"], "--steps must be whole numbers joined by commas, got '5,ten'"),
         (["samplers", "--steps", "0"], "num_inference_steps must be 1 or more, got 0"),
         (["samplers", "--num_images", "0"], "the number of images must be 1 or more, got 0"),

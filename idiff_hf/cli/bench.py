@@ -1,4 +1,4 @@
-"""`idiff bench`: solvers, and precisions, side by side on one model."""
+"""`idiff bench`: solvers, scales of guidance, and precisions, side by side on one model."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
     _common(samplers)
+    _guidance_scale(samplers)
     samplers.add_argument(
         "--solvers", help='names joined by commas, such as "UniPC,DDIM" (default: all eight)'
     )
@@ -35,6 +36,21 @@ def add(commands: Any) -> None:
         "--reference_steps", type=int, default=1000, help="steps of Euler-Maruyama, the limit (default: 1000)"
     )
     samplers.set_defaults(run=run_samplers)
+    guidance = actions.add_parser(
+        "guidance",
+        allow_abbrev=False,
+        help="error and factors read back for scales of guidance, and for the times at which they hold: a table",
+        description="Error against the images that were encoded, and factors read back from what is drawn, for scales of guidance and for "
+        "the times at which they hold (0 is data, 1 noise): a table.",
+        epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
+    )
+    _common(guidance)
+    guidance.add_argument("--scales", help="numbers joined by commas (default: 1,2,4)")
+    guidance.add_argument(
+        "--intervals", help="START:END joined by commas, between 0 and 1 (default: 0:1,0.2:1,0:0.2)"
+    )
+    guidance.add_argument("--num_inference_steps", type=int, default=20, help="steps (default: 20)")
+    guidance.set_defaults(run=run_guidance)
     precision = actions.add_parser(
         "precision",
         allow_abbrev=False,
@@ -43,6 +59,7 @@ def add(commands: Any) -> None:
         epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
     )
     _common(precision)
+    _guidance_scale(precision)
     precision.add_argument("--variants", help="names joined by commas (default: all)")
     precision.set_defaults(run=run_precision)
 
@@ -50,12 +67,15 @@ def add(commands: Any) -> None:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=MODEL_HELP)
     parser.add_argument("--num_images", type=int, default=96, help="held-out images (default: 96)")
-    parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("bench"), help="the folder of what is written (default: bench)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _guidance_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
 
 
 def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
@@ -76,6 +96,25 @@ def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
         seed=options.seed,
     )
     _report(records, curve_table(records), options.json, options.out / "samplers.png")
+
+
+def run_guidance(options: argparse.Namespace, flags: list[str]) -> None:
+    """Draw under every scale and interval, print the table and write it."""
+    from ..pipeline_scores import pipeline_guidance_curve
+    from ..sampler_curve import INTERVALS, SCALES, guidance_table
+
+    folder = pipeline_folder(options.model)
+    records, names = pipeline_guidance_curve(
+        folder,
+        own_data(folder, flags, "idiff bench guidance"),
+        options.out,
+        num_images=options.num_images,
+        scales=_scales(options.scales) if options.scales else SCALES,
+        intervals=_intervals(options.intervals) if options.intervals else INTERVALS,
+        steps=options.num_inference_steps,
+        seed=options.seed,
+    )
+    _report(records, guidance_table(records, names), options.json, options.out / "guidance.json")
 
 
 def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
@@ -99,6 +138,20 @@ def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
 def _report(records: Sequence[Any], table: str, as_json: bool, path: Path) -> None:
     print(json.dumps([asdict(record) for record in records], indent=2) if as_json else table)
     print(path, file=sys.stderr)
+
+
+def _scales(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--scales must be numbers joined by commas, got {text!r}") from None
+
+
+def _intervals(text: str) -> list[tuple[float, float]]:
+    try:
+        return [(float(start), float(end)) for start, end in (span.split(":") for span in text.split(","))]
+    except ValueError:
+        raise ValueError(f"--intervals must be as in 0:1,0.2:1, got {text!r}") from None
 
 
 def _numbers(text: str) -> list[int]:
