@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,9 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
 
     Raises:
         ValueError: One line for images of another kind, number of channels or range, or of another size without `resize`.
+
+    Warns:
+        UserWarning: A float tensor without a negative number, which is likely to be in [0, 1], as a pipeline's `pt` output is.
     """
     if isinstance(images, Tensor | np.ndarray) and images.dtype in (torch.bool, np.bool_):
         raise ValueError("images of true and false have no range: give uint8, 255 times them")
@@ -54,6 +58,11 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
         raise ValueError(
             f"images must lie in [-1, 1] (tensor), [0, 1] (array) or be uint8, got {getattr(images, 'dtype', 'pictures')} that "
             f"come to {low:.3g} to {high:.3g} in units of [-1, 1]"
+        )
+    if isinstance(images, Tensor) and images.is_floating_point() and 0.0 <= low < high:
+        warnings.warn(
+            f"float tensors are read as [-1, 1], and these lie in [{low:.3g}, {high:.3g}]: give 2 * images - 1 if they are in [0, 1]",
+            stacklevel=3,
         )
     if shape[2:] == (size, size):
         return tensor

@@ -111,7 +111,10 @@ def test_committed_runs_are_those_of_their_command(path: Path, monkeypatch: pyte
     base, _ = load_config(["--config", config, *flags], "idiff seeds")
     wanted = seed_configs(base, parse_seeds(seeds))
     records = [record_from_json(record) for record in written["records"]]
-    assert [record.id for record in records] == [trial_id(config) for config in wanted]
+    if (
+        base.model.pretrained_ivae is None
+    ):  # of a frozen iVAE the id tells the files, which are not in the repository
+        assert [record.id for record in records] == [trial_id(config) for config in wanted]
     assert written["table"] == json.loads(json.dumps(seeds_table(records)))
 
 

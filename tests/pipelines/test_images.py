@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_refusals(images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         prepare_images(images, 3, 16)
     assert "\n" not in str(caught.value)
+
+
+def test_a_float_tensor_that_is_likely_in_0_to_1_is_warned_of() -> None:
+    drawn = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(0.25, 0.75)
+    with pytest.warns(
+        UserWarning, match=r"^float tensors are read as \[-1, 1\], and these lie in \[0\.25, 0\.75\]: "
+    ):
+        given = prepare_images(drawn, 3, 4)
+    assert torch.equal(given, drawn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # dark somewhere; all of one grey; bytes and arrays, whose range is known
+        for images in (
+            2.0 * drawn - 1.0,
+            torch.zeros(1, 3, 4, 4),
+            (drawn * 255).to(torch.uint8),
+            drawn.movedim(1, -1).numpy(),
+        ):
+            prepare_images(images, 3, 4)
 
 
 def test_vectors() -> None:
