@@ -17,7 +17,7 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from .arguments import config_from_yaml
 from .config import Config, DataConfig
@@ -49,7 +49,7 @@ from .models import (
     load_pretrained_encoder,
 )
 from .pipelines import IVAEDiffusionPipeline
-from .random import key
+from .random import generator, key
 from .schedulers import VPSDEScheduler
 
 CPU_BUCKET_MB = 1000
@@ -118,6 +118,31 @@ def build_auxiliary(config: Config, dataset: ImageDataset) -> Auxiliary | Normal
         return NormalFirst(num_factors, modulate_mean=aux.modulate_mean)
     options = {"uniform_posterior": {"num_bins": aux.num_bins}, "interval": {"num_cuts": aux.num_cuts}}
     return AUXILIARY[aux.name](num_factors, **options.get(aux.name, {}))
+
+
+def scored_rows(config: Config, held_out: Tensor) -> Tensor:
+    """Held-out rows in the order in which evaluation takes them, `eval.num_samples` of them at most."""
+    order = torch.randperm(len(held_out), generator=generator(config.train.seed, "evaluation"))
+    return held_out[order[: config.eval.num_samples]]
+
+
+def check_scored(config: Config, dataset: ImageDataset) -> None:
+    """Refuse, before anything is trained, rows on which no score of the latents is defined.
+
+    Raises:
+        ValueError: One line: a row, or one value of a factor, is all that is held out.
+    """
+    if not (config.model.ivae and dataset.factor_names):
+        return
+    _, held_out = dataset.split(config.data.held_out, config.train.seed)
+    rows = scored_rows(config, held_out)
+    factors = dataset.factors(rows)
+    constant = [name for k, name in enumerate(dataset.factor_names) if (factors[:, k] == factors[0, k]).all()]
+    if constant:
+        raise ValueError(
+            f"data.held_out={config.data.held_out} of {len(dataset)} images leaves {len(rows)} to be scored on, in which factor "
+            f"{constant[0]!r} has one value: raise data.held_out, take another train.seed, or leave the factor out"
+        )
 
 
 def build_batches(

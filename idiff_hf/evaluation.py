@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .arguments import config_from_yaml
 from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
-from .builders import build_dataset
+from .builders import build_dataset, scored_rows
 from .config import Config
 from .data import ImageDataset, to_float
 from .drawing import draw_rows
@@ -34,7 +34,6 @@ from .models import Autoencoder, autoencode
 from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import versions, write_text
-from .random import generator
 from .readback import by_name, encode_rows, every_image, nearest_rendered
 from .results import SCHEMA
 
@@ -126,8 +125,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
     facts = json.loads((output_dir / "training.json").read_text(encoding="utf-8"))
     dataset = build_dataset(config, pipeline.device)
     _, held_out = dataset.split(config.data.held_out, config.train.seed)
-    order = torch.randperm(len(held_out), generator=generator(config.train.seed, "evaluation"))
-    rows = held_out[order[: config.eval.num_samples]]
+    rows = scored_rows(config, held_out)
     pictured = rows[: config.eval.num_generated]
     codes = (
         None if pipeline.ivae is None else encode_rows(pipeline, dataset, rows, shared=True, progress=True)

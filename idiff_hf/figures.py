@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .folders import os_errors
+
 _GAP = 2
 _PAD = 6
 _FONT_SIZE = 12
@@ -66,8 +68,9 @@ def image_grid(
         for j, image in enumerate(row):
             tile = to_pil(image).resize((width, height), Image.Resampling.NEAREST)
             picture.paste(tile, (left + j * (width + _GAP), y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG")
+    with os_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, format="PNG")
 
 
 def reconstruction_figure(
@@ -180,9 +183,10 @@ def latent_labels(num_latents: int, matched: Mapping[str, int]) -> list[str]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a matplotlib figure as a PNG file, whose folder is made; equal figures give equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Without its version in the file, the bytes depend on the picture alone.
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with os_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def channels_last(images: Tensor) -> np.ndarray:
@@ -191,7 +195,13 @@ def channels_last(images: Tensor) -> np.ndarray:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float images in [0, 1] to uint8."""
+    """Float images in [0, 1] to uint8.
+
+    Raises:
+        ValueError: One line for numbers that are not finite, as too high a scale of guidance leads to.
+    """
+    if not np.isfinite(images).all():
+        raise ValueError("the images hold numbers that are not finite: is the scale of guidance too high?")
     return np.round(images * 255.0).astype(np.uint8)
 
 

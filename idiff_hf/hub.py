@@ -122,6 +122,7 @@ def build_card(results: Mapping[str, Any], reference: str | None = None) -> str:
         unconditional=unconditional,
         nearest=unconditional["nearest"] if unconditional else None,
         probe=results.get(SUPERVISED_PROBE),
+        probe_reason=_probe_reason(results),
         licence=licence,
         guidances=" and ".join(f"{gamma:g}" for gamma in gammas),
         parameters={part: count for part, count in model["num_parameters"].items() if count},
@@ -184,6 +185,13 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
             entry("mse", block["mse"], f"Squared error, DDPM, guidance {gamma:g}", {"guidance_scale": gamma})
         )
     return entries
+
+
+def _probe_reason(results: Mapping[str, Any]) -> str:
+    """Why no supervised probe could be trained; empty where one could."""
+    metrics, latents = results["model"]["metrics"], results["config"]["model"]["latent_dim"]
+    factors = len(metrics["mig_per_factor"]) if metrics else 0
+    return f", as there are {factors} factors for {latents} latents" if factors > latents else ""
 
 
 def _score(value: float | None) -> str:

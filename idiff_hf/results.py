@@ -82,11 +82,11 @@ def read_results(folder: Path) -> Any:
         raise ValueError(f"no results.json in {folder}: evaluate the run first")
     try:
         return json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is no JSON ({error}): evaluate the run again") from error
 
 
-def check_results(results: Mapping[str, Any]) -> None:
+def check_results(results: Any) -> None:
     """Refuse results from which no card can be made.
 
     Args:
@@ -95,6 +95,8 @@ def check_results(results: Mapping[str, Any]) -> None:
     Raises:
         ValueError: One line: another schema, or the first field that is missing or of another kind.
     """
+    if not isinstance(results, Mapping):
+        raise ValueError(f"results: must be an object, got {results!r:.80}: evaluate the run again")
     if results.get("schema") != SCHEMA:
         raise ValueError(
             f"results: schema must be {SCHEMA}, got {results.get('schema')!r}: evaluate the run again"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import to_float
 from .markdown import markdown_table
 from .pipelines import IVAEDiffusionPipeline
 from .pipelines.guided import Guidance
+from .pipelines.images import ImageInput
 from .random import generator
 from .schedulers import VPSDEScheduler
 
@@ -82,7 +82,7 @@ def with_solver(pipeline: IVAEDiffusionPipeline, name: str) -> Any:
 
 def sampler_curve(
     pipeline: IVAEDiffusionPipeline,
-    images: Tensor,
+    images: ImageInput,
     *,
     factors: Tensor | None = None,
     read: Read | None = None,
@@ -114,7 +114,7 @@ def sampler_curve(
     _check_draws(pipeline, "solvers")
     plan = [(name, count) for name in solvers for count in steps] + [(REFERENCE, reference_steps)]
     schedulers = {name: with_solver(pipeline, name) for name, _ in plan}
-    target, latents = to_float(images).to(pipeline.device), pipeline.encode(images)
+    target, latents = pipeline.prepare_images(images), pipeline.encode(images)
     own = pipeline.scheduler
     records, drawn = [], []
     # the first call of a process is slower than the others
@@ -222,7 +222,7 @@ def guidance_table(records: Sequence[GuidanceRecord], names: Sequence[str]) -> s
 
 def guidance_curve(
     pipeline: IVAEDiffusionPipeline,
-    images: Tensor,
+    images: ImageInput,
     *,
     factors: Tensor | None = None,
     read: Read | None = None,
@@ -251,9 +251,11 @@ def guidance_curve(
     """
     _check_draws(pipeline, "scales of guidance")
     plan = [(scale, interval) for scale in scales for interval in (intervals if scale != 1.0 else [ALWAYS])]
+    if not plan:
+        raise ValueError("no guidance to draw under: give a scale and an interval or more")
     for scale, interval in plan:
         Guidance(scale, interval)
-    target, latents = to_float(images).to(pipeline.device), pipeline.encode(images)
+    target, latents = pipeline.prepare_images(images), pipeline.encode(images)
     drawn = [
         _draw(pipeline, latents, steps, scale, seed, interval)[0]
         for scale, interval in tqdm(plan, desc="guidance", disable=None)
@@ -297,7 +299,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
 
 def variant_table(
     pipeline: IVAEDiffusionPipeline,
-    images: Tensor,
+    images: ImageInput,
     *,
     variants: Sequence[str] = tuple(VARIANTS),
     steps: int = 20,

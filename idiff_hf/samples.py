@@ -116,7 +116,10 @@ def read_latents(path: Path) -> Tensor:
         else:
             # mapped, a header cannot ask for more than the file has
             latents = np.load(path, mmap_mode="r", allow_pickle=False)
-        latents = np.array(latents, dtype=np.float32)
+        if latents.dtype.kind not in "iuf":
+            raise ValueError(f"latents are {latents.dtype}, not real numbers")
+        with np.errstate(over="ignore"):  # what is too large is refused as infinite
+            latents = np.array(latents, dtype=np.float32)
     # on a damaged file NumPy and zlib raise nearly anything
     except Exception as error:
         reason = " ".join(str(error).split())

@@ -15,7 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .arguments import config_from_yaml, config_to_yaml
-from .builders import build_accelerator, build_batches, build_dataset, build_objective, build_pipeline
+from .builders import (
+    build_accelerator,
+    build_batches,
+    build_dataset,
+    build_objective,
+    build_pipeline,
+    check_scored,
+)
 from .checkpoint import compare_configs, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import Config
 from .data import Batch, Prefetcher
@@ -74,6 +81,8 @@ class TrainingRun:
         config, world = self.config, self.accelerator.num_processes
         self._open_folder()
         self.dataset = build_dataset(config, self.accelerator.device)
+        if config.data.name == "own" and not config.data.streaming:
+            check_scored(config, self.dataset)
         self.batches = build_batches(config, self.dataset, self.accelerator.process_index, world)
         self.prefetcher = Prefetcher(
             lambda step, micro: self.batches(self.global_batch_size, self.random(step, micro)),

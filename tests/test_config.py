@@ -94,6 +94,12 @@ def test_every_field_is_documented() -> None:
             {"name": "own", "path": "x", "aux_columns": ("a",), "categorical_columns": ("b",)},
             "data.categorical_columns must be among data.aux_columns=('a',), got b",
         ),
+        (
+            DataConfig,
+            {"name": "own", "path": "x", "aux_columns": ("a", "b", "a")},
+            "data.aux_columns names 'a' more than once; leave one",
+        ),
+        (DataConfig, {"name": "own", "path": ""}, "data.path is empty: name a folder, a file or a Hub id"),
         (DataConfig, {"name": "rotation", "rotation_dim": 1}, "data.rotation_dim must be 2 or more, got 1"),
         (DataConfig, {"num_workers": -1}, "data.num_workers must be 0 or more, got -1"),
         (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idiff_hf.figures import image_grid, latent_histograms, reconstruction_figure, traversal_figure
+from idiff_hf.figures import image_grid, latent_histograms, reconstruction_figure, to_uint8, traversal_figure
+from idiff_hf.folders import CheckpointError
 
 
 def _colours(n: int, size: int = 8) -> np.ndarray:
@@ -132,4 +133,22 @@ def test_refusals_are_one_clear_line(tmp_path: Path) -> None:
         latent_histograms(np.array([[0.0], [np.nan]]), ["z0"], path)
     with pytest.raises(ValueError, match=r"^labels must be 2, one for each latent, got 1$"):
         latent_histograms(np.zeros((3, 2)), ["z0"], path)
+    with pytest.raises(
+        ValueError, match=r"^the images hold numbers that are not finite: is the scale of guid"
+    ):
+        to_uint8(np.array([0.5, np.inf]))
     assert not path.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "figure.png"
+    for draw in (
+        lambda: image_grid([_colours(2)], ["a"], path),
+        lambda: latent_histograms(np.eye(3), list("abc"), path),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"^cannot write .*figure\.png: .*(File exists|Not a directory)"
+        ) as error:
+            draw()
+        assert "\n" not in str(error.value)

@@ -451,6 +451,24 @@ def test_real_images_are_shown_where_measured() -> None:
     assert _tables(card)[3][2] == ["floor_hue", "0.410", "0.630"]
 
 
+def test_more_factors_than_latents_have_no_probe_and_the_card_says_so() -> None:
+    results = _results()
+    results["config"]["model"]["latent_dim"] = 4
+    assert "no supervised probe was trained, as there are 6 factors for 4 latents." in build_card(results)
+    results["config"]["model"]["latent_dim"] = 6
+    assert "no supervised probe was trained." in build_card(results)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3"])
+def test_results_that_are_no_object_are_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^results: must be an object, got .*: evaluate the run again$"):
+        write_card(tmp_path)
+    (tmp_path / "results.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"results\.json is no JSON \("):
+        write_card(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -187,6 +187,10 @@ def test_vectors_have_scores_and_no_pictures(tmp_path: Path) -> None:
             {"factor_columns": ("age",)},
             "no column 'age' beside its pictures; there are: digit, ink, slant, ink_lower, ink_upper",
         ),
+        (
+            {"held_out": 0.003, "factor_columns": ("digit",)},
+            "data.held_out=0.003 of 300 images leaves 1 to be scored on, in which factor 'digit' has one value: ",
+        ),
         ({"resize": False}, "32 x 32 pixels (width x height), not 16 x 16; set data.resize=true"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from idiff_hf import IVAEDiffusionPipeline
@@ -168,6 +169,24 @@ def test_guidance_cannot_move_a_network_that_does_not_look_at_z(pipeline: IVAEDi
         "| guidance | at times | squared error | floor_hue read back | wall_hue read back |"
     )
     assert lines[3] == f"| 8 | 0 to 1 | {expected:.4f} | 0.750 | 1.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
+
+
+def test_images_are_those_that_the_pipeline_takes(pipeline: IVAEDiffusionPipeline) -> None:
+    images = Shapes3D(16).images(ROWS)
+    array = images.movedim(1, -1).numpy()
+    kinds = [images, array, [Image.fromarray(picture) for picture in array]]
+    found = [
+        guidance_curve(pipeline, kind, scales=(2.0,), intervals=((0.0, 1.0),), steps=2) for kind in kinds
+    ]
+    assert (
+        found[0][0].mse
+        == pytest.approx(found[1][0].mse, rel=1e-5)
+        == pytest.approx(found[2][0].mse, rel=1e-5)
+    )
+    with pytest.raises(
+        ValueError, match=r"^no guidance to draw under: give a scale and an interval or more$"
+    ):
+        guidance_curve(pipeline, images, scales=())
 
 
 def test_a_table_without_factors_is_one_of_errors() -> None:

@@ -152,6 +152,8 @@ REFUSED = [
     (["--latents", "short.npy"], "npz with an array latents: mmap length is greater"),
     (["--latents", "codes.npz"], "codes.npz cannot be read as npy, or npz with an array latents: \"There is no item"),
     (["--latents", "nan.npy"], "nan.npy: latents must be finite numbers (N, D), got shape (1, 6)"),
+    (["--latents", "complex.npy"], "with an array latents: latents are complex128, not real numbers"),
+    (["--latents", "huge.npy"], "huge.npy: latents must be finite numbers (N, D), got shape (1, 6)"),
     (["--latents", "wide.npy"], "latents must be a tensor (B, 6), got (2, 7)"),
     (["--factors", "floor_hue"], "--factors must be NAME=VALUE joined by commas, got 'floor_hue'"),
     (["--factors", "scale=0,scale=1"], "--factors names scale twice"),
@@ -175,6 +177,8 @@ def test_what_cannot_be_drawn_is_one_line_and_leaves_nothing(
     Path("text.npy").write_text("latents")
     np.save("objects.npy", np.array([{"a": 1}], dtype=object))
     np.save("nan.npy", np.full((1, 6), np.nan))
+    np.save("complex.npy", np.zeros((2, 6)) * 1j)
+    np.save("huge.npy", np.full((1, 6), 1e300))
     np.save("wide.npy", np.zeros((2, 7)))
     np.save("short.npy", np.zeros((9, 6)))
     Path("short.npy").write_bytes(Path("short.npy").read_bytes()[:300])

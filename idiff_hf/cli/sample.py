@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         latents = read_latents(options.latents)
     elif data is not None and pipeline.ivae is not None:
         latents = held_out_latents(pipeline, folder, data, num_images)
+        if len(latents) < num_images:
+            print(f"{len(latents)} held-out images are all there are", file=sys.stderr)
     records = write_samples(
         pipeline,
         options.out,

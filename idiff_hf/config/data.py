@@ -114,6 +114,9 @@ class DataConfig:
                 is_read or not unread,
                 f"data.{', data.'.join(unread)} needs {who}, got data.name={self.name}, data.source={self.source}",
             )
+        require(self.path != "", "data.path is empty: name a folder, a file or a Hub id")
+        twice = [name for name in self.aux_columns if self.aux_columns.count(name) > 1]
+        require(not twice, f"data.aux_columns names {', '.join(twice[:1])!r} more than once; leave one")
         stray = [name for name in self.categorical_columns if name not in self.aux_columns]
         require(
             not stray,

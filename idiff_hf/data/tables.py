@@ -176,7 +176,8 @@ class _FileTable(Table):
             for name, stat in zip(self._names, stats, strict=True)
         )
         digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
-        super().__init__(path, ["image", *self._columns], {"files": digest})
+        # Equal sizes and times do not make equal files, where sizes are fixed and an archive sets the times.
+        super().__init__(path, ["image", *self._columns], {"folder": str(folder.resolve()), "files": digest})
 
     def _read_metadata(self, path: str, names: list[str]) -> list[str]:
         """Take the columns of metadata.csv, and the file of each of its rows."""
@@ -232,7 +233,9 @@ class _ArrayTable(Table):
                 )
         stat = (folder / IMAGES).stat()
         columns = [name.removesuffix(".npy") for name in others]
-        super().__init__(path, ["image", *columns], {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+        # Equal sizes and times do not make equal files, where sizes are fixed and an archive sets the times.
+        identity = {"folder": str(folder.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        super().__init__(path, ["image", *columns], identity)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -248,6 +251,10 @@ class _ArrayTable(Table):
         values = np.asarray(_load_array(where, self._folder / f"{name}.npy"))
         if values.dtype.kind not in "iufbU":
             raise ValueError(f"{where} holds {values.dtype}; give numbers, texts (dtype U) or booleans")
+        if values.dtype.kind == "u" and values.size and values.max() > np.iinfo(np.int64).max:
+            raise ValueError(
+                f"{where} holds {values.max()}, more than 64 bits with a sign: give texts, or smaller numbers"
+            )
         kind = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_, "U": object}[values.dtype.kind]
         return values.astype(kind)
 
@@ -277,6 +284,8 @@ def _read_csv(where: str, file: Path) -> dict[str, list[str]]:
 
 def _from_texts(values: list[str]) -> np.ndarray:
     """Integers, numbers, true and false, or texts: the first of these that every value is. Empty and nan are no value."""
+    if any("_" in value for value in values):  # which Python reads as a part of a number
+        return _texts(None if value.lower() in ("", "nan") else value for value in values)
     missing = [value.lower() in ("", "nan") for value in values]
     try:
         return np.array([int(value) for value in values], dtype=np.int64)

@@ -114,7 +114,7 @@ def describe_latents(
 def _told(
     codes: np.ndarray, factors: np.ndarray, names: Sequence[str], num_bins: int
 ) -> list[tuple[tuple[str, float], ...]]:
-    labels = factor_labels(factors, DEFAULT_NUM_BINS)
+    labels = factor_labels(factors)
     found = mutual_information_from_labels(codes, labels, num_bins)
     chance = (num_bins - 1) * labels.max(axis=0) / (2.0 * len(codes))
     least = np.maximum(_NAMED * found.factor_entropy, 2.0 * chance)

@@ -18,12 +18,19 @@ from .dci import (
     dci_values,
     disentanglement_from_importance,
 )
-from .discretize import DEFAULT_NUM_BINS
+from .discretize import DEFAULT_NUM_BINS, check_num_bins
 from .evaluation import INVARIANCES, CodesEvaluation, Invariance, MetricSpec, evaluate_specs
 from .explicitness import ExplicitnessResult, explicitness, explicitness_values
 from .factor_vae import FactorVAEResult, factor_vae, factor_vae_from_representation, factor_vae_values
 from .infomec import InfoMECResult, infoc_from_nmi, infom_from_nmi, infomec, infomec_values
-from .inputs import MetricInputs, Regressor, check_codes, check_codes_and_factors, rows_to_train_on
+from .inputs import (
+    MetricInputs,
+    Regressor,
+    check_codes,
+    check_codes_and_factors,
+    check_seed,
+    rows_to_train_on,
+)
 from .irs import IRSResult, irs, irs_values
 from .mcc import MCCResult, mcc, mcc_values
 from .mig import MIGResult, mig, mig_values
@@ -257,7 +264,7 @@ def evaluate(
     Raises:
         ValueError: If a name is not in `METRICS`, if the arrays are not 2-D, numeric, finite and of the same
             number of rows (two or more), if a factor is constant, if `num_train` leaves no row to fit or to
-            test on, if `dci_regressor` is another word, or if `num_bins` is below 2.
+            test on, if `dci_regressor` is another word, if `num_bins` is below 2, or if `seed` is none.
 
     Examples:
         >>> import numpy as np
@@ -281,8 +288,8 @@ def evaluate(
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
     if num_train is not None:
         rows_to_train_on(len(checked_codes), num_train)
-    if num_bins < 2:
-        raise ValueError(f"num_bins must be at least 2, got {num_bins}: one bin tells nothing about a value")
+    check_num_bins(num_bins)
+    check_seed(seed)
     inputs = MetricInputs(checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor, num_bins)
     return evaluate_specs({name: METRICS[name] for name in names}, inputs)
 
@@ -364,8 +371,15 @@ def sampling_intervals(
         1.0
     """
 
+    names = ("mig", "modularity", "mcc")
+    # what is refused on all rows is refused; what a subsample lacks, as a rare class, leaves numbers undefined there
+    evaluate(codes, factors, metrics=names, num_bins=num_bins)
+
     def metric(codes: npt.NDArray[np.float64], factors: npt.NDArray[Any]) -> dict[str, object]:
-        return evaluate_codes(codes, factors, metrics=("mig", "modularity", "mcc"), num_bins=num_bins)
+        try:
+            return evaluate_codes(codes, factors, metrics=names, num_bins=num_bins)
+        except ValueError:
+            return {}
 
     found = confidence_intervals(metric, codes, factors, num_resamples=num_resamples, seed=seed)
     return {key: asdict(interval) for key, interval in found.items()}

@@ -49,6 +49,9 @@ def load_codes(path: Path) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.gene
     # On a damaged file NumPy and zlib raise nearly anything.
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    # NumPy hands on what is no array, as a member's bytes.
+    if not (isinstance(codes, np.ndarray) and isinstance(factors, np.ndarray)):
+        raise ValueError(f"{path}: codes and factors must be arrays as numpy.savez writes them")
     if codes.dtype.kind in "biu" and factors.dtype.kind == "f":
         raise ValueError(
             f"{path}: codes are {codes.dtype} and factors {factors.dtype}, so they look swapped: exchange them, "

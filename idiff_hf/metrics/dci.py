@@ -17,6 +17,7 @@ from .inputs import (
     MetricInputs,
     Regressor,
     check_codes_and_factors,
+    check_seed,
     refuse_single_class_in_train,
     rows_to_train_on,
 )
@@ -228,7 +229,7 @@ def dci(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant in all rows or in the first `num_train`, if there is only one latent or
-            factor, if `num_train` leaves no test row, or if `regressor` is another word.
+            factor, if `num_train` leaves no test row, if `seed` is none, or if `regressor` is another word.
 
     Examples:
         >>> import numpy as np
@@ -237,6 +238,7 @@ def dci(
         >>> result.disentanglement, result.completeness, result.informativeness_test
         (1.0, 1.0, 1.0)
     """
+    check_seed(seed)
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
     labels = factor_labels(checked_factors)
     return _dci_from_labels(checked_codes, labels, num_train, seed, n_jobs, regressor)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import numpy.typing as npt
 
 # What disentanglement_lib's study uses, and with it every published MIG.
 DEFAULT_NUM_BINS = 20
+
+
+def check_num_bins(num_bins: int) -> None:
+    """Refuse, in a line that names `num_bins`, what is no number of bins: ValueError."""
+    if not isinstance(num_bins, Integral):
+        raise ValueError(f"num_bins must be a whole number, got {num_bins!r}")
+    if num_bins < 2:
+        raise ValueError(f"num_bins must be at least 2, got {num_bins}: one bin tells nothing about a value")
 
 
 def equal_width_bins(
@@ -26,15 +36,14 @@ def equal_width_bins(
         Bin indices in [0, num_bins - 1], shape (n_samples, n_columns).
 
     Raises:
-        ValueError: If `num_bins` is below 2.
+        ValueError: If `num_bins` is no whole number of 2 or more.
 
     Examples:
         >>> import numpy as np
         >>> equal_width_bins(np.array([[0.0], [0.4], [0.5], [1.0]]), num_bins=2).ravel().tolist()
         [0, 0, 1, 1]
     """
-    if num_bins < 2:
-        raise ValueError(f"num_bins must be at least 2, got {num_bins}: one bin tells nothing about a value")
+    check_num_bins(num_bins)
     bins = np.empty(values.shape, dtype=np.intp)
     for column in range(values.shape[1]):
         lowest, highest = values[:, column].min(), values[:, column].max()
@@ -46,19 +55,15 @@ def equal_width_bins(
     return bins
 
 
-def factor_labels(factors: npt.NDArray[np.generic], num_bins: int = DEFAULT_NUM_BINS) -> npt.NDArray[np.intp]:
-    """Class index of every factor value: integers are classes, floating values are cut into bins.
+def factor_labels(factors: npt.NDArray[np.generic]) -> npt.NDArray[np.intp]:
+    """Class index of every factor value: integers are classes, floating values are cut into 20 equal-width bins.
 
     Args:
         factors: Shape (n_samples, n_factors). An integer or boolean dtype holds class labels of any value; a
             floating dtype holds continuous values, even if they happen to be whole numbers.
-        num_bins: Number of equal-width bins for continuous factors, at least 2.
 
     Returns:
         Labels counted from 0 without gaps within each column, shape (n_samples, n_factors).
-
-    Raises:
-        ValueError: If factors are floating and `num_bins` is below 2.
 
     Examples:
         >>> import numpy as np
@@ -66,6 +71,6 @@ def factor_labels(factors: npt.NDArray[np.generic], num_bins: int = DEFAULT_NUM_
         [1, 0, 1]
     """
     if factors.dtype.kind == "f":
-        factors = equal_width_bins(factors.astype(np.float64), num_bins)
+        factors = equal_width_bins(factors.astype(np.float64))
     columns = [np.unique(factors[:, column], return_inverse=True)[1] for column in range(factors.shape[1])]
     return np.stack(columns, axis=1)

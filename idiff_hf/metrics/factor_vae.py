@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .discretize import factor_labels
-from .inputs import MetricInputs, check_codes_and_factors, varying_columns
+from .inputs import MetricInputs, check_codes_and_factors, real_array, varying_columns
 
 # What disentanglement_lib's study uses, and with it most published values.
 DEFAULT_BATCH_SIZE = 64
@@ -119,7 +119,7 @@ def checked_representation(representation: Representation) -> Lookup:
     """
 
     def look_up(classes: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        codes = np.asarray(representation(classes), dtype=np.float64)
+        codes = real_array(representation(classes), "codes of representation").astype(np.float64)
         if codes.ndim != 2 or codes.shape[0] != classes.shape[0] or codes.shape[1] == 0:
             raise ValueError(
                 f"representation must return codes of shape ({classes.shape[0]}, n_latents) for as many rows of "

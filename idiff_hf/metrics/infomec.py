@@ -11,7 +11,7 @@ from scipy.special import digamma, entr
 from sklearn.exceptions import ConvergenceWarning
 
 from .discretize import factor_labels
-from .inputs import MetricInputs, Undefined, check_codes_and_factors, varying_columns
+from .inputs import MetricInputs, Undefined, check_codes_and_factors, check_seed, varying_columns
 from .logistic import fit_logistic
 
 DEFAULT_NUM_NEIGHBORS = 10
@@ -305,7 +305,7 @@ def infomec(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant or has no class of two rows, if there is only one factor or one active
-            latent, or if `num_neighbors` is below 1.
+            latent, if `num_neighbors` is below 1, or if `seed` is none.
 
     Examples:
         >>> import numpy as np
@@ -314,6 +314,7 @@ def infomec(
         >>> round(result.infom, 1), round(result.infoe, 1), round(result.infoc, 1), result.active.tolist()
         (1.0, 1.0, 1.0, [True, True, True, False])
     """
+    check_seed(seed)
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
     labels = factor_labels(checked_factors)
     active = _active(checked_codes)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .discretize import DEFAULT_NUM_BINS, factor_labels
 from .mutual_information import MutualInformation, mutual_information_from_labels
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 Regressor = Literal["gradient_boosting", "presorted_boosting"]
 
@@ -27,13 +30,35 @@ class Undefined:
     reason: str
 
 
+def real_array(values: Any, name: str) -> npt.NDArray[np.generic]:
+    """`values` as an array of real numbers.
+
+    Args:
+        values: An array, a tensor on the CPU that needs no gradient, nested lists.
+        name: What the message calls them.
+
+    Raises:
+        ValueError: One line that says why they are none.
+    """
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} must hold no masked values: fill them, or drop their rows")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name} must be an array of numbers, in rows of one length; a tensor as tensor.detach().float().cpu().numpy() ({reason})"
+        ) from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} must hold real numbers, got dtype {array.dtype}: convert to integers or floats first"
+        )
+    return array
+
+
 def _as_table(values: npt.ArrayLike, name: str, columns: str) -> npt.NDArray[np.generic]:
     """`values` as a finite, numeric, 2-D array, or one line that says why it is none."""
-    table = np.asarray(values)
-    if table.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{name} must hold real numbers, got dtype {table.dtype}: convert to integers or floats first"
-        )
+    table = real_array(values, name)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ValueError(
             f"{name} must be 2-D of shape (n_samples, {columns}), a column or more, got shape {table.shape}"
@@ -44,6 +69,11 @@ def _as_table(values: npt.ArrayLike, name: str, columns: str) -> npt.NDArray[np.
         raise ValueError(
             f"{name} must be finite, got {np.count_nonzero(~finite)} NaN or infinite values, the first "
             f"({table[row, column]}) at row {row}, column {column}: drop these rows or mend the encoder"
+        )
+    # squares overflow, and what iterates does not end
+    if table.dtype.kind == "f" and (largest := float(np.abs(table).max(initial=0.0))) > _LARGEST:
+        raise ValueError(
+            f"{name} must lie within {_LARGEST:.1e} of 0, got {largest:.1e}: give them in other units"
         )
     return table
 
@@ -119,8 +149,8 @@ def check_codes_and_factors(
 
 
 def default_num_train(num_samples: int) -> int:
-    """Two thirds of the rows, rounded up."""
-    return math.ceil(2 * num_samples / 3)
+    """Two thirds of the rows, rounded up, but one row at least is left to test on."""
+    return min(math.ceil(2 * num_samples / 3), num_samples - 1)
 
 
 def rows_to_train_on(num_samples: int, num_train: int | None) -> int:
@@ -134,7 +164,7 @@ def rows_to_train_on(num_samples: int, num_train: int | None) -> int:
         The number, in [1, num_samples - 1].
 
     Raises:
-        ValueError: If no row is left to fit on or to test on.
+        ValueError: If no row is left to fit on or to test on, or `num_train` is no whole number.
 
     Examples:
         >>> rows_to_train_on(10, None), rows_to_train_on(10, 9)
@@ -142,11 +172,19 @@ def rows_to_train_on(num_samples: int, num_train: int | None) -> int:
     """
     if num_train is None:
         num_train = default_num_train(num_samples)
+    if not isinstance(num_train, Integral):
+        raise ValueError(f"num_train must be a whole number, got {num_train!r}")
     if not 1 <= num_train < num_samples:
         raise ValueError(
             f"num_train must leave rows to test on, in [1, {num_samples - 1}] here, got {num_train}"
         )
     return num_train
+
+
+def check_seed(seed: int) -> None:
+    """Refuse, in a line that names `seed`, what NumPy's and scikit-learn's generators do not take: ValueError."""
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r}")
 
 
 def refuse_single_class_in_train(labels: npt.NDArray[np.intp], num_train: int, metric: str) -> None:

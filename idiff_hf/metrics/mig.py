@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .discretize import DEFAULT_NUM_BINS, factor_labels
-from .inputs import MetricInputs, check_codes_and_factors
+from .inputs import MetricInputs, Undefined, check_codes_and_factors
 from .mutual_information import MutualInformation, mutual_information_from_labels
 
 
@@ -68,7 +68,7 @@ def mig(codes: npt.ArrayLike, factors: npt.ArrayLike, *, num_bins: int = DEFAULT
     Args:
         codes: Latent codes, shape (n_samples, n_latents), two latents or more.
         factors: Factors, shape (n_samples, n_factors): integer labels, or floating values, which are cut into
-            `num_bins` equal-width bins first.
+            20 equal-width bins first.
         num_bins: Number of equal-width bins of a code, between its minimum and maximum. Published values have
             20.
 
@@ -89,16 +89,21 @@ def mig(codes: npt.ArrayLike, factors: npt.ArrayLike, *, num_bins: int = DEFAULT
         0.69897
     """
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
-    labels = factor_labels(checked_factors, num_bins)
+    labels = factor_labels(checked_factors)
     return mig_from_mutual_information(mutual_information_from_labels(checked_codes, labels, num_bins))
 
 
 def mig_values(inputs: MetricInputs) -> dict[str, object]:
     """MIG and its parts under their keys in an evaluation, as plain Python values."""
-    result = mig_from_mutual_information(inputs.mutual_information)
+    information = inputs.mutual_information
+    gaps: dict[str, object]
+    try:
+        result = mig_from_mutual_information(information)
+        gaps = {"mig": result.mean, "mig_per_factor": result.per_factor.tolist()}
+    except ValueError as error:
+        gaps = dict.fromkeys(("mig", "mig_per_factor"), Undefined(str(error)))
     return {
-        "mig": result.mean,
-        "mig_per_factor": result.per_factor.tolist(),
-        "mi_matrix": result.mi_matrix.tolist(),
-        "factor_entropy": result.factor_entropy.tolist(),
+        **gaps,
+        "mi_matrix": information.matrix.tolist(),
+        "factor_entropy": information.factor_entropy.tolist(),
     }

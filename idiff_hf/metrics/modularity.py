@@ -97,7 +97,7 @@ def modularity(
         (0.6667, 1.0)
     """
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
-    labels = factor_labels(checked_factors, num_bins)
+    labels = factor_labels(checked_factors)
     return modularity_from_mutual_information(mutual_information_from_labels(checked_codes, labels, num_bins))
 
 

@@ -54,6 +54,8 @@ class SeedSummary:
 
 
 def _is_number(value: object) -> bool:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -190,6 +192,8 @@ def confidence_intervals(
             ) from error
     deviation_scale = math.sqrt(size / (num_samples - size)) if method == "subsample" else None
     if not isinstance(on_all_rows, Mapping):
+        if not _is_number(on_all_rows):
+            raise ValueError(f"the metric must return a number or a mapping of numbers, got {on_all_rows!r}")
         return _interval(
             _finite(on_all_rows, "the metric"), on_resamples, "the metric", level, deviation_scale
         )

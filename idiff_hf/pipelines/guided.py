@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import torch
@@ -37,6 +38,16 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        numbers = [
+            self.scale,
+            self.rescale,
+            *(self.interval if isinstance(self.interval, Sequence) else [None]),
+        ]
+        if not all(isinstance(number, Real) for number in numbers):
+            raise ValueError(
+                "guidance_scale and guidance_rescale must be numbers, guidance_interval two of them, got "
+                f"{self.scale!r}, {self.rescale!r}, {self.interval!r}"
+            )
         if not self.scale >= 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.scale}")
         if self.scale == math.inf:

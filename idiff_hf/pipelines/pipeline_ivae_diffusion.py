@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -366,6 +367,8 @@ class IVAEDiffusionPipeline(LatentEditing):
     def _check_drawing(self, num_inference_steps: int, output_type: str) -> None:
         if self.unet is None or self.conditioning is None or self.scheduler is None:
             raise ValueError("this model has no U-Net: use reconstruct(images) or decode(latents)")
+        if not isinstance(num_inference_steps, Integral):
+            raise ValueError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be 1 or more, got {num_inference_steps}")
         check_output_type(output_type)

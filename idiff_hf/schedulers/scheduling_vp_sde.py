@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -276,8 +277,10 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
             device: Where `timesteps` is put.
 
         Raises:
-            ValueError: If `num_inference_steps` is below 1.
+            ValueError: If `num_inference_steps` is no whole number, or below 1.
         """
+        if not isinstance(num_inference_steps, Integral):
+            raise ValueError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}.")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be 1 or more, got {num_inference_steps}.")
         num_points = num_inference_steps + (not self.config["final_denoise"])
@@ -323,8 +326,8 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
 
         By `solver` that is one of the updates of `solvers.py`, whose docstrings give formula, calculus and order:
         `euler_maruyama`, or that and `langevin` at the next entry of `timesteps`, or the two halves of a Heun step
-        by `ode`, of which the first returns what Euler's method predicts. All see the network through its
-        prediction of x_0, limited as the config asks. With `final_denoise` the last call, at t = sampling_eps, goes
+        by `ode`, of which the first returns what Euler's method predicts. Where the config asks to limit x_0 all see
+        the network through its limited prediction of x_0. With `final_denoise` the last call, at t = sampling_eps, goes
         to t = 0, where alpha = 1, and adds no noise: it returns the mean of the posterior,
         E[x_0 | x_t] = (x_t + sigma_t^2 score) / alpha_t, which is the prediction of x_0.
 
@@ -360,11 +363,13 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
         prediction_type = self.config["prediction_type"]
         x_0 = self._limit(convert(model_output.to(x_t.dtype), x_t, alpha, sigma, prediction_type, "sample"))
 
-        # 2. The update of this stage
+        # 2. The update of this stage. Where nothing is limited it sees the network's output itself: by way of x_0 a score of 0 would come
+        # back as rounding, which has a direction.
+        seen, source = (x_0, "sample") if self._limits else (model_output.to(x_t.dtype), prediction_type)
         if stage.kind == "denoise":
             prev_sample = x_0
         elif stage.kind in ("euler_maruyama", "langevin"):
-            score = convert(x_0, x_t, alpha, sigma, "sample", "score")
+            score = convert(seen, x_t, alpha, sigma, source, "score")
             z = randn_tensor(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
             if stage.kind == "euler_maruyama":
                 beta_dt = self.sde.beta(stage.t) * (stage.start - stage.end)
@@ -372,7 +377,7 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
             else:
                 prev_sample = solvers.langevin(x_t, score, self.config["snr"], z)
         else:
-            x_start, eps = x_t, convert(x_0, x_t, alpha, sigma, "sample", "epsilon")
+            x_start, eps = x_t, convert(seen, x_t, alpha, sigma, source, "epsilon")
             if self._start is None:
                 self._start = (x_start, eps)
             else:
@@ -418,6 +423,10 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
         alpha, sigma = self.alpha_sigma(self.t_from_timestep(timesteps.to(sample.device, torch.float64)))
         dtype = working_dtype(sample)
         return alpha.to(dtype).reshape(shape), sigma.to(dtype).reshape(shape)
+
+    @property
+    def _limits(self) -> bool:
+        return bool(self.config["thresholding"] or self.config["clip_sample"])
 
     def _limit(self, x_0: Tensor) -> Tensor:
         """Dynamic thresholding, clipping, or neither, as the config asks."""

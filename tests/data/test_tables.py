@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from io import BytesIO
@@ -127,6 +128,8 @@ def test_subfolders_that_are_splits_are_not_labels(tmp_path: Path) -> None:
         (["9" * 30, "1"], [1e30, 1.0]),
         (['"a, b"', '"say ""c"""'], ["a, b", 'say "c"']),
         (["ä", "日"], ["ä", "日"]),
+        (["1_23", "12_3"], ["1_23", "12_3"]),  # int() takes both for 123
+        (["1_5", ""], ["1_5", None]),
     ],
 )
 def test_kinds_of_columns_in_a_csv_file(
@@ -201,6 +204,27 @@ def arrays(home: Path, **columns: np.ndarray) -> Path:
     for name, values in columns.items():
         np.save(home / f"{name}.npy", values)
     return home
+
+
+def test_folders_of_equal_sizes_and_times_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    fingerprints = []
+    for name in ("a", "b"):
+        home = arrays(tmp_path / name, images=np.zeros((2, 4, 4), np.uint8))
+        os.utime(home / "images.npy", ns=(0, 0))
+        (tmp_path / f"{name} pictures").mkdir()
+        (tmp_path / f"{name} pictures" / "0.png").write_bytes(png(0))
+        os.utime(tmp_path / f"{name} pictures" / "0.png", ns=(0, 0))
+        for folder in (home, tmp_path / f"{name} pictures"):
+            fingerprints.append(json.dumps(open_table(str(folder), "train", "image").fingerprint))
+    assert len(set(fingerprints)) == 4
+
+
+def test_numbers_without_a_sign_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    home = arrays(tmp_path, images=np.zeros((2, 4, 4), np.uint8), h=np.array([5, 2**63], np.uint64))
+    with pytest.raises(
+        ValueError, match=r"h\.npy holds 9223372036854775808, more than 64 bits with a sign: "
+    ):
+        open_table(str(home), "train", "image").column("h")
 
 
 def test_images_npy_with_columns(tmp_path: Path) -> None:

@@ -59,8 +59,12 @@ def test_floating_factors_are_cut_into_bins_even_if_whole() -> None:
     whole = np.arange(40.0)[:, None]
     assert factor_labels(whole).max() == 19
     assert factor_labels(whole.astype(np.int64)).max() == 39
-    assert factor_labels(whole, num_bins=4).max() == 3
 
 
 def test_floating_factors_with_empty_bins_are_counted_without_gaps() -> None:
     assert factor_labels(np.array([[0.0], [0.01], [1.0]])).ravel().tolist() == [0, 0, 1]
+
+
+def test_a_number_of_bins_is_whole() -> None:
+    with pytest.raises(ValueError, match=r"^num_bins must be a whole number, got 20\.0$"):
+        equal_width_bins(np.zeros((2, 1)), 20.0)  # type: ignore[arg-type]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import torch
 
 from idiff_hf.metrics import (
     check_codes_and_factors,
     dci,
     evaluate_codes,
     explicitness,
+    infomec,
     irs,
     mcc,
     mig,
@@ -133,8 +137,37 @@ def test_two_thirds_of_the_rows_are_fitted_on_unless_said() -> None:
     codes, factors = check_codes_and_factors(CODES, FACTORS)
     assert MetricInputs(codes, factors).num_train_rows == rows_to_train_on(6, None) == 4
     assert MetricInputs(codes, factors, num_train=5).num_train_rows == 5
+    assert rows_to_train_on(2, None) == 1
     with pytest.raises(ValueError, match=r"^num_train must leave rows to test on, in \[1, 1\] here, got 2$"):
-        rows_to_train_on(2, None)
+        rows_to_train_on(2, 2)
+    with pytest.raises(ValueError, match=r"^num_train must be a whole number, got 1\.0$"):
+        rows_to_train_on(3, 1.0)  # type: ignore[arg-type]
+
+
+def test_what_is_no_array_of_numbers_is_refused_by_name() -> None:
+    needs_gradient = torch.tensor(CODES, requires_grad=True)
+    as_numpy = r"a tensor as tensor\.detach\(\)\.float\(\)\.cpu\(\)\.numpy\(\)"
+    for codes in (needs_gradient, torch.tensor(CODES).bfloat16(), [[1, 2], [3]]):
+        assert re.match(
+            rf"codes must be an array of numbers, in rows of one length; {as_numpy} \(",
+            refusal(codes, FACTORS),
+        )
+    masked = np.ma.masked_greater(CODES, 5.0)
+    assert refusal(masked, FACTORS) == "codes must hold no masked values: fill them, or drop their rows"
+    assert check_codes_and_factors(np.ma.masked_greater(CODES, 50.0), FACTORS)[0].tolist() == CODES.tolist()
+    huge = np.where(CODES == 5.0, -1e200, CODES)
+    assert (
+        refusal(huge, FACTORS) == "codes must lie within 3.4e+38 of 0, got 1.0e+200: give them in other units"
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_that_no_generator_takes_is_refused_and_not_called_undefined(seed: int) -> None:
+    for metric in (dci, infomec, evaluate_codes):
+        with pytest.raises(
+            ValueError, match=rf"^seed must be a whole number from 0 to 4294967295, got {seed}$"
+        ):
+            metric(CODES, FACTORS, seed=seed)  # type: ignore[operator]
 
 
 def test_what_metrics_share_is_computed_once() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idiff_hf.metrics import mig
+from idiff_hf.metrics import evaluate_codes, mig, modularity
 
 FACTORS = np.indices((5, 4, 3)).reshape(3, -1).T
 
@@ -104,3 +104,21 @@ def test_a_single_latent_is_refused() -> None:
 def test_a_single_bin_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^num_bins must be at least 2, got 1: "):
         mig(FACTORS, FACTORS, num_bins=1)
+
+
+def test_floating_factors_are_cut_alike_however_many_bins_codes_have() -> None:
+    rng = np.random.default_rng(0)
+    factors = rng.uniform(size=(300, 3))
+    codes = factors + 0.1 * rng.normal(size=factors.shape)
+    for bins in (20, 50):
+        values = evaluate_codes(codes, factors, metrics=["mig", "modularity"], num_bins=bins)
+        assert mig(codes, factors, num_bins=bins).mean == values["mig"]
+        assert modularity(codes, factors, num_bins=bins).mean == values["modularity"]
+
+
+def test_one_latent_has_information_and_no_gap() -> None:
+    factors = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    values = evaluate_codes(factors[:, :1], factors, metrics=["mig"])
+    assert values["mig"] is None and values["mig_per_factor"] is None
+    np.testing.assert_allclose(values["mi_matrix"], [[np.log(2), 0.0]], atol=1e-12)
+    np.testing.assert_allclose(values["factor_entropy"], [np.log(2)] * 2)

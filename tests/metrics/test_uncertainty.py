@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idiff_hf.metrics import mcc, mig
+from idiff_hf.metrics import evaluate_codes, mcc, mig, sampling_intervals
 from idiff_hf.metrics.uncertainty import Interval, SeedSummary, confidence_intervals, over_seeds
 
 
@@ -186,6 +186,28 @@ def test_metrics_that_fail_are_named_with_the_resample(rows: tuple[np.ndarray, n
         confidence_intervals(lambda codes, factors: {"mig": float("inf")}, *rows)
     with pytest.raises(ValueError, match=r"^codes and factors must have the same number of rows"):
         confidence_intervals(mean_of_codes, rows[0][1:], rows[1])
+    with pytest.raises(
+        ValueError, match=r"^the metric must return a number or a mapping of numbers, got None$"
+    ):
+        confidence_intervals(lambda codes, factors: None, *rows)  # type: ignore[arg-type,return-value]
+
+
+def test_an_array_of_one_number_is_a_number(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    as_array = confidence_intervals(
+        lambda codes, factors: np.array(mean_of_codes(codes, factors)), *rows, num_resamples=5
+    )  # type: ignore[arg-type,return-value]
+    assert as_array == confidence_intervals(mean_of_codes, *rows, num_resamples=5)
+
+
+def test_a_class_that_subsamples_lack_costs_the_interval_and_not_the_score() -> None:
+    rng = np.random.default_rng(0)
+    factors = np.column_stack([np.arange(40) == 7, rng.integers(0, 3, 40)]).astype(int)
+    codes = rng.normal(size=(40, 2))
+    intervals = sampling_intervals(codes, factors, num_resamples=20)
+    score = evaluate_codes(codes, factors, metrics=["mig"])["mig"]
+    assert intervals["mig"] == {"value": score, "low": None, "high": None, "standard_error": None}
+    with pytest.raises(ValueError, match=r"^factors column 0 is constant"):
+        sampling_intervals(codes[8:], factors[8:])
 
 
 def test_seeds_are_summed_up_by_mean_sample_deviation_and_maximum() -> None:

@@ -82,6 +82,12 @@ def test_the_scale_holds_in_its_interval_and_is_one_outside() -> None:
         ),
         ((2.0, (0.2, 1.2)), r"guidance_interval must be two times .* got \(0.2, 1.2\)"),
         ((2.0, (0.2,)), r"guidance_interval must be two times .* got \(0.2,\)"),
+        (
+            (None,),
+            "guidance_scale and guidance_rescale must be numbers, guidance_interval two of them, got None, 0.0",
+        ),
+        ((2.0, 0.5), r"guidance_interval two of them, got 2.0, 0.0, 0.5"),
+        ((2.0, (0.0, None)), r"guidance_interval two of them, got 2.0, 0.0, \(0.0, None\)"),
         ((2.0, (0.0, 1.0), 1.5), r"guidance_rescale must lie in \[0, 1\], got 1.5"),
     ],
 )

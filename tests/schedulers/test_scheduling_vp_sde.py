@@ -637,6 +637,8 @@ def test_steps_out_of_place_are_refused() -> None:
         step()
     with pytest.raises(ValueError, match=r"^num_inference_steps must be 1 or more, got 0.$"):
         scheduler.set_timesteps(0)
+    with pytest.raises(ValueError, match=r"^num_inference_steps must be a whole number, got 2.5.$"):
+        scheduler.set_timesteps(2.5)  # type: ignore[arg-type]
     scheduler.set_timesteps(2)
     with pytest.raises(ValueError, match=r"^timestep 0 is not next, 999 \(index 0\) is: pass the elements"):
         step(0)

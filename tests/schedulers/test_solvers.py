@@ -188,6 +188,16 @@ def test_langevin_step_size_is_each_samples_own_and_a_score_of_zero_is_left_alon
     assert langevin(torch.zeros(3), torch.ones(3), 0.2, torch.ones(3)).shape == (3,)
 
 
+def test_a_network_that_says_no_noise_moves_no_sample_by_langevin() -> None:
+    scheduler = VPSDEScheduler(solver="predictor_corrector")
+    scheduler.set_timesteps(10)
+    sample = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(torch.zeros_like(sample), timestep, sample).prev_sample  # type: ignore[union-attr]
+    # no correction, and the variance of the predictor's noise alone, which beta(t) dt bounds in each of ten steps
+    assert sample.abs().max() < 1e3
+
+
 def test_predictor_corrector_sampling_has_the_law_of_its_recursion() -> None:
     # In many dimensions ||z||^2 / D = 1 and ||score||^2 / D = (v + (m - mu)^2) / V^2, of the marginal N(mu, V).
     snr, num_steps, count = 0.3, 60, 40_000
