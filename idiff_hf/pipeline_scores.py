@@ -41,7 +41,6 @@ from .sampler_curve import (
     SOLVERS,
     STEPS,
     GuidanceRecord,
-    Read,
     SamplerRecord,
     VariantRecord,
     guidance_curve,
@@ -261,9 +260,7 @@ def pipeline_sampler_curve(
     pipeline, dataset, rows, origin = _opened(folder, data, num_images)
     records = sampler_curve(
         pipeline,
-        dataset.images(rows),
-        factors=dataset.factors(rows),
-        read=_reader(dataset),
+        **_drawn_anew(dataset, rows),
         solvers=solvers,
         steps=steps,
         reference_steps=reference_steps,
@@ -282,9 +279,11 @@ def pipeline_sampler_curve(
     return records
 
 
-def _reader(dataset: ImageDataset) -> Read | None:
+def _drawn_anew(dataset: ImageDataset, rows: Tensor) -> dict[str, Any]:
+    """Images, their factors, and how to read these: from the nearest image, where there is one of each combination."""
     grid = every_image(dataset)
-    return None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images))
+    read = None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images))
+    return {"images": dataset.images(rows), "factors": dataset.factors(rows), "read": read}
 
 
 def _write_records(path: Path, about: Mapping[str, Any], records: Sequence[Any]) -> None:
@@ -330,9 +329,7 @@ def pipeline_guidance_curve(
     pipeline, dataset, rows, origin = _opened(folder, data, num_images)
     records = guidance_curve(
         pipeline,
-        dataset.images(rows),
-        factors=dataset.factors(rows),
-        read=_reader(dataset),
+        **_drawn_anew(dataset, rows),
         scales=scales,
         intervals=intervals,
         steps=steps,
