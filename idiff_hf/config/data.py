@@ -115,8 +115,8 @@ class DataConfig:
                 f"data.{', data.'.join(unread)} needs {who}, got data.name={self.name}, data.source={self.source}",
             )
         require(self.path != "", "data.path is empty: name a folder, a file or a Hub id")
-        twice = [name for name in self.aux_columns if self.aux_columns.count(name) > 1]
-        require(not twice, f"data.aux_columns names {', '.join(twice[:1])!r} more than once; leave one")
+        twice = next((name for name in self.aux_columns if self.aux_columns.count(name) > 1), None)
+        require(twice is None, f"data.aux_columns names {twice!r} more than once; leave one")
         stray = [name for name in self.categorical_columns if name not in self.aux_columns]
         require(
             not stray,
