@@ -78,7 +78,9 @@ def test_every_command_says_what_it_does_with_examples_and_refuses_what_it_does_
     monkeypatch.chdir(tmp_path)
     # as far as arguments go, a pipeline
     (tmp_path / "model_index.json").touch()
-    name = " ".join(part for part in call if part in NAMES or part in ("describe", "samplers", "precision"))
+    name = " ".join(
+        part for part in call if part in NAMES or part in ("describe", "samplers", "guidance", "precision")
+    )
     assert finished([*name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     if name != "train":  # its help is that of the training program

@@ -21,6 +21,8 @@ from .inputs import (
 from .mcc import mcc
 
 Form = Literal["svc", "r2"]
+# Beyond the range of float32 liblinear does not come to an end.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,10 @@ def _sap_svc(
 ) -> SAPResult:
     train = rows_to_train_on(len(codes), num_train)
     refuse_single_class_in_train(labels, train, "SAP")
+    if (largest := np.abs(codes).max()) > _LARGEST:
+        raise ValueError(
+            f"codes must lie within {_LARGEST:.1e} of 0 for SAP's support vectors, got {largest:.1e}: give them in other units"
+        )
     scores = np.empty((codes.shape[1], labels.shape[1]))
     for latent, factor in np.ndindex(*scores.shape):
         code, label = codes[:, [latent]], labels[:, factor]
@@ -103,7 +109,8 @@ def sap(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, if there is only one latent, if `form` is another word, and for "svc"
-            if `num_train` leaves no test row or a factor has a single class in the first `num_train` rows.
+            if `num_train` leaves no test row, a factor has a single class in the first `num_train` rows, or
+            codes are beyond float32's range.
 
     Examples:
         Two factors, one of them coded twice:

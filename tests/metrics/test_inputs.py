@@ -155,10 +155,6 @@ def test_what_is_no_array_of_numbers_is_refused_by_name() -> None:
     masked = np.ma.masked_greater(CODES, 5.0)
     assert refusal(masked, FACTORS) == "codes must hold no masked values: fill them, or drop their rows"
     assert check_codes_and_factors(np.ma.masked_greater(CODES, 50.0), FACTORS)[0].tolist() == CODES.tolist()
-    huge = np.where(CODES == 5.0, -1e200, CODES)
-    assert (
-        refusal(huge, FACTORS) == "codes must lie within 3.4e+38 of 0, got 1.0e+200: give them in other units"
-    )
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5])

@@ -109,3 +109,13 @@ def test_what_leaves_it_undefined_is_refused(rows: tuple[np.ndarray, np.ndarray]
     in_order = np.sort(factors, axis=0)
     with pytest.raises(ValueError, match=r"^factors column 0 has a single class in the first 9 rows, .* SAP"):
         sap(codes, in_order, num_train=9)
+
+
+def test_codes_that_support_vectors_never_end_on_are_refused(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    codes, factors = rows
+    codes = np.where(codes == codes.max(), 1e200, codes)
+    with pytest.raises(
+        ValueError, match=r"^codes must lie within 3\.4e\+38 of 0 for SAP's support vectors, got 1\.0e\+200: "
+    ):
+        sap(codes, factors, form="svc")
+    assert np.isfinite(sap(codes, factors, form="r2").mean)
