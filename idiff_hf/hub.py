@@ -188,9 +188,9 @@ def _eval_results(results: Mapping[str, Any], ddpm: Mapping[float, Mapping[str, 
 
 
 def _probe_reason(results: Mapping[str, Any]) -> str:
-    """Why no supervised probe could be trained; empty where one could."""
-    metrics, latents = results["model"]["metrics"], results["config"]["model"]["latent_dim"]
-    factors = len(metrics["mig_per_factor"]) if metrics else 0
+    """Why no supervised probe could be trained, see `baselines.has_labels`; empty where one could."""
+    config = results["config"]
+    factors, latents = len(config.get("data", {}).get("factor_columns", ())), config["model"]["latent_dim"]
     return f", as there are {factors} factors for {latents} latents" if factors > latents else ""
 
 

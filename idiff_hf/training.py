@@ -81,8 +81,7 @@ class TrainingRun:
         config, world = self.config, self.accelerator.num_processes
         self._open_folder()
         self.dataset = build_dataset(config, self.accelerator.device)
-        if config.data.name == "own" and not config.data.streaming:
-            check_scored(config, self.dataset)
+        check_scored(config, self.dataset)
         self.batches = build_batches(config, self.dataset, self.accelerator.process_index, world)
         self.prefetcher = Prefetcher(
             lambda step, micro: self.batches(self.global_batch_size, self.random(step, micro)),

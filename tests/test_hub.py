@@ -454,9 +454,12 @@ def test_real_images_are_shown_where_measured() -> None:
 def test_more_factors_than_latents_have_no_probe_and_the_card_says_so() -> None:
     results = _results()
     results["config"]["model"]["latent_dim"] = 4
-    assert "no supervised probe was trained, as there are 6 factors for 4 latents." in build_card(results)
-    results["config"]["model"]["latent_dim"] = 6
+    # a dataset with a grid of factors can have a probe of fewer latents: it was not asked for
     assert "no supervised probe was trained." in build_card(results)
+    results["config"]["data"]["factor_columns"] = ["a", "b", "c", "d"]
+    assert "no supervised probe was trained." in build_card(results)
+    results["config"]["data"]["factor_columns"].append("e")
+    assert "no supervised probe was trained, as there are 5 factors for 4 latents." in build_card(results)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3"])

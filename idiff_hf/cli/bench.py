@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
         options.out,
         num_images=options.num_images,
         solvers=options.solvers.split(",") if options.solvers else tuple(SOLVERS),
-        steps=_numbers(options.steps) if options.steps else STEPS,
+        steps=_joined("--steps", options.steps, int, "whole numbers") if options.steps else STEPS,
         reference_steps=options.reference_steps,
         guidance_scale=options.guidance_scale,
         seed=options.seed,
@@ -109,7 +109,7 @@ def run_guidance(options: argparse.Namespace, flags: list[str]) -> None:
         own_data(folder, flags, "idiff bench guidance"),
         options.out,
         num_images=options.num_images,
-        scales=_scales(options.scales) if options.scales else SCALES,
+        scales=_joined("--scales", options.scales, float, "numbers") if options.scales else SCALES,
         intervals=_intervals(options.intervals) if options.intervals else INTERVALS,
         steps=options.num_inference_steps,
         seed=options.seed,
@@ -140,13 +140,6 @@ def _report(records: Sequence[Any], table: str, as_json: bool, path: Path) -> No
     print(path, file=sys.stderr)
 
 
-def _scales(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--scales must be numbers joined by commas, got {text!r}") from None
-
-
 def _intervals(text: str) -> list[tuple[float, float]]:
     try:
         return [(float(start), float(end)) for start, end in (span.split(":") for span in text.split(","))]
@@ -154,8 +147,8 @@ def _intervals(text: str) -> list[tuple[float, float]]:
         raise ValueError(f"--intervals must be as in 0:1,0.2:1, got {text!r}") from None
 
 
-def _numbers(text: str) -> list[int]:
+def _joined(flag: str, text: str, kind: Callable[[str], Any], words: str) -> list[Any]:
     try:
-        return [int(number) for number in text.split(",")]
+        return [kind(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"--steps must be whole numbers joined by commas, got {text!r}") from None
+        raise ValueError(f"{flag} must be {words} joined by commas, got {text!r}") from None

@@ -34,7 +34,8 @@ class Table:
     Attributes:
         path: As the user gave it, for messages.
         column_names: All columns, that of the pictures first.
-        fingerprint: Plain JSON values that identify the pictures and their order.
+        fingerprint: Plain JSON values that identify the pictures and their order: of files the folder too, for equal sizes and times do
+            not make equal files, where sizes are fixed and an archive sets the times.
     """
 
     def __init__(self, path: str, column_names: Sequence[str], fingerprint: Mapping[str, Any]) -> None:
@@ -176,7 +177,6 @@ class _FileTable(Table):
             for name, stat in zip(self._names, stats, strict=True)
         )
         digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
-        # Equal sizes and times do not make equal files, where sizes are fixed and an archive sets the times.
         super().__init__(path, ["image", *self._columns], {"folder": str(folder.resolve()), "files": digest})
 
     def _read_metadata(self, path: str, names: list[str]) -> list[str]:
@@ -233,7 +233,6 @@ class _ArrayTable(Table):
                 )
         stat = (folder / IMAGES).stat()
         columns = [name.removesuffix(".npy") for name in others]
-        # Equal sizes and times do not make equal files, where sizes are fixed and an archive sets the times.
         identity = {"folder": str(folder.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         super().__init__(path, ["image", *columns], identity)
 

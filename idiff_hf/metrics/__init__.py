@@ -264,7 +264,8 @@ def evaluate(
     Raises:
         ValueError: If a name is not in `METRICS`, if the arrays are not 2-D, numeric, finite and of the same
             number of rows (two or more), if a factor is constant, if `num_train` leaves no row to fit or to
-            test on, if `dci_regressor` is another word, if `num_bins` is below 2, or if `seed` is none.
+            test on, if `dci_regressor` is another word, if `num_bins` is below 2, or if `seed` is not
+            from 0 to 2**32 - 1.
 
     Examples:
         >>> import numpy as np

@@ -229,7 +229,8 @@ def dci(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant in all rows or in the first `num_train`, if there is only one latent or
-            factor, if `num_train` leaves no test row, if `seed` is none, or if `regressor` is another word.
+            factor, if `num_train` leaves no test row, if `seed` is not from 0 to
+            2**32 - 1, or if `regressor` is another word.
 
     Examples:
         >>> import numpy as np

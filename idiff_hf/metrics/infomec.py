@@ -305,7 +305,7 @@ def infomec(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant or has no class of two rows, if there is only one factor or one active
-            latent, if `num_neighbors` is below 1, or if `seed` is none.
+            latent, if `num_neighbors` is below 1, or if `seed` is not from 0 to 2**32 - 1.
 
     Examples:
         >>> import numpy as np

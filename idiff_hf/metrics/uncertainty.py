@@ -152,7 +152,8 @@ def confidence_intervals(
     Raises:
         ValueError: If the arrays are not 2-D, numeric, finite and of the same number of rows (two or more),
             if a factor is constant, if a setting is out of range, if the metric refuses all rows or a
-            resample (as scores that need a full grid do), or if a number is not finite.
+            resample (as scores that need a full grid do), if it returns neither a number nor a mapping, or if a
+            number is not finite.
 
     Examples:
         >>> import numpy as np

@@ -30,7 +30,7 @@ class Guidance:
             et al., arXiv:2305.08891, section 3.4, where 0.7 is used), against the over-saturation of large scales.
 
     Raises:
-        ValueError: One line for a number outside its range.
+        ValueError: One line for what is no number, or is outside its range.
     """
 
     scale: float

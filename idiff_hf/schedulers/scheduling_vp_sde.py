@@ -361,11 +361,13 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
         # 1. Prediction of x_0, limited
         alpha, sigma = self._scales(stage.t)
         prediction_type = self.config["prediction_type"]
-        x_0 = self._limit(convert(model_output.to(x_t.dtype), x_t, alpha, sigma, prediction_type, "sample"))
+        output = model_output.to(x_t.dtype)
+        predicted = convert(output, x_t, alpha, sigma, prediction_type, "sample")
+        x_0 = self._limit(predicted)
 
         # 2. The update of this stage. Where nothing is limited it sees the network's output itself: by way of x_0 a score of 0 would come
         # back as rounding, which has a direction.
-        seen, source = (x_0, "sample") if self._limits else (model_output.to(x_t.dtype), prediction_type)
+        seen, source = (output, prediction_type) if x_0 is predicted else (x_0, "sample")
         if stage.kind == "denoise":
             prev_sample = x_0
         elif stage.kind in ("euler_maruyama", "langevin"):
@@ -385,8 +387,8 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
                 eps = 0.5 * (eps_start + eps)
             prev_sample = solvers.ode(x_start, eps, self._scales(stage.start), self._scales(stage.end))
 
-        output = VPSDESchedulerOutput(prev_sample.to(sample.dtype), x_0.to(sample.dtype))
-        return output if return_dict else (output.prev_sample, output.pred_original_sample)
+        result = VPSDESchedulerOutput(prev_sample.to(sample.dtype), x_0.to(sample.dtype))
+        return result if return_dict else (result.prev_sample, result.pred_original_sample)
 
     def _scales(self, t: float) -> tuple[float, float]:
         alpha, sigma = self.sde.alpha_sigma(torch.tensor(t, dtype=torch.float64))
@@ -424,12 +426,8 @@ class VPSDEScheduler(SchedulerMixin, ConfigMixin):
         dtype = working_dtype(sample)
         return alpha.to(dtype).reshape(shape), sigma.to(dtype).reshape(shape)
 
-    @property
-    def _limits(self) -> bool:
-        return bool(self.config["thresholding"] or self.config["clip_sample"])
-
     def _limit(self, x_0: Tensor) -> Tensor:
-        """Dynamic thresholding, clipping, or neither, as the config asks."""
+        """Dynamic thresholding, clipping, or neither, as the config asks: then `x_0` itself."""
         if self.config["thresholding"]:
             return solvers.dynamic_threshold(
                 x_0, self.config["dynamic_thresholding_ratio"], self.config["sample_max_value"]
