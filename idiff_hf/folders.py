@@ -220,6 +220,22 @@ def os_errors(problem: str) -> Iterator[None]:
         raise CheckpointError(f"{problem}: {error}") from error
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Refuses a folder that can't be made, or takes no files, before the work whose result is for it; makes nothing.
+
+    Raises:
+        CheckpointError: One line that names what is in the way.
+    """
+    problem = f"cannot write {folder}"
+    with os_errors(problem):
+        place = folder.absolute()
+        nearest = next(path for path in (place, *place.parents) if path.exists())
+        if not nearest.is_dir():
+            raise CheckpointError(f"{problem}: {nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise CheckpointError(f"{problem}: {nearest} takes no files")
+
+
 class RunLock:
     """An exclusive lock on an output folder (created when missing): two runs cannot write into it at once.
 

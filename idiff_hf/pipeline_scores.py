@@ -17,6 +17,7 @@ from .builders import open_dataset
 from .config import DataConfig
 from .data import ImageDataset
 from .figures import latent_histograms, latent_labels, sampler_figure
+from .folders import refuse_unwritable
 from .hub_folder import hub_name
 from .latent_names import named_latents
 from .metric_figures import (
@@ -82,9 +83,13 @@ def held_out_rows(
 
 
 def _opened(
-    folder: Path, data: DataConfig, num_samples: int
+    folder: Path, data: DataConfig, num_samples: int, out: Path
 ) -> tuple[IVAEDiffusionPipeline, ImageDataset, Tensor, dict[str, Any]]:
-    """A pipeline without progress bars, the dataset, its rows as in `held_out_rows`, and where what is measured of them comes from."""
+    """A pipeline without progress bars, the dataset, its rows as in `held_out_rows`, and where what is measured of them comes from.
+
+    Refuses an `out` that what is measured could not be written to.
+    """
+    refuse_unwritable(out)
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(process_state().device)
     pipeline.set_progress_bar_config(disable=True)
     dataset, rows, seed = held_out_rows(folder, pipeline, data, num_samples)
@@ -135,9 +140,10 @@ def evaluate_pipeline(
         What was written; None on a process that is not the first.
 
     Raises:
-        ValueError: One line: no pipeline, one without latents, images of another size, no factors, or as in `metrics.evaluate`.
+        ValueError: One line: no pipeline, an `out` that takes no files, a pipeline without latents, images of another size, no factors, or
+            as in `metrics.evaluate`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_samples)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_samples, out)
     if pipeline.ivae is None:
         raise ValueError(
             f"{folder} is an unconditional diffusion model: it has no latents, and there is nothing to score"
@@ -204,9 +210,9 @@ def pipeline_sensitivity(
         What was written.
 
     Raises:
-        ValueError: One line: no pipeline, images of another size, or as in `sensitivity.sensitivity`.
+        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sensitivity.sensitivity`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images, out)
     found = sensitivity(
         pipeline,
         dataset.images(rows),
@@ -255,9 +261,9 @@ def pipeline_sampler_curve(
         seed: As there.
 
     Raises:
-        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.sampler_curve`.
+        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.sampler_curve`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images, out)
     records = sampler_curve(
         pipeline,
         **_drawn_anew(dataset, rows),
@@ -324,9 +330,9 @@ def pipeline_guidance_curve(
         The records, and the names of the factors.
 
     Raises:
-        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.guidance_curve`.
+        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.guidance_curve`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images, out)
     records = guidance_curve(
         pipeline,
         **_drawn_anew(dataset, rows),
@@ -368,9 +374,9 @@ def pipeline_variants(
         seed: As there.
 
     Raises:
-        ValueError: One line: no pipeline, images of another size, or as in `sampler_curve.variant_table`.
+        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.variant_table`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_images)
+    pipeline, dataset, rows, origin = _opened(folder, data, num_images, out)
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )

@@ -17,9 +17,10 @@ from .folders import os_errors
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one rename, so that no reader sees half of it; raises `CheckpointError` where it cannot be written."""
+    """Replace a file in one rename, so that no reader sees half of it, and make its folder; raises `CheckpointError` if it cannot be."""
     staged = path.with_name(f".tmp-{path.name}")
     with os_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             staged.write_text(text, encoding="utf-8")
             os.replace(staged, path)

@@ -20,7 +20,7 @@ from .data.pictures import to_picture
 from .data.tables import PICTURE_SUFFIXES
 from .drawing import DRAWN_AT_A_TIME
 from .figures import image_grid, latent_labels, to_pil, to_uint8, traversal_figure
-from .folders import os_errors, refuse_filled
+from .folders import os_errors, refuse_filled, refuse_unwritable
 from .latent_names import named_latents
 from .model_types import learns_decoder
 from .pipeline_scores import held_out_rows
@@ -156,11 +156,12 @@ def write_samples(
         For each image its `file` and the `latents` it was drawn from.
 
     Raises:
-        ValueError: One line: a folder that holds files, or what the pipeline refuses.
+        ValueError: One line: a folder that holds files or cannot be made, or what the pipeline refuses.
     """
     if num_images < 1:
         raise ValueError(f"the number of images must be 1 or more, got {num_images}")
     refuse_filled(out)
+    refuse_unwritable(out.absolute().parent)
     images: list[np.ndarray] = []
     drawn_from: list[list[float]] = []
     for part in torch.arange(num_images).split(DRAWN_AT_A_TIME):
@@ -251,8 +252,9 @@ def write_traversals(
         `files`, `dims` (the label of each row), `values` and `latents`.
 
     Raises:
-        ValueError: One line, as in `traverse`.
+        ValueError: One line: an `out` that takes no files, or as in `traverse`.
     """
+    refuse_unwritable(out)
     assert pipeline.ivae is not None  # it has encoded z
     config = pipeline.ivae.config
     named = named_latents(folder, config)

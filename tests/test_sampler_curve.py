@@ -275,14 +275,15 @@ def test_idiff_bench_guidance_writes_table_and_json(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--num_images", "2", "--scales", "1,3", "--intervals", "0:1,0.5:1", "--num_inference_steps", "2"]
-    assert cli(["bench", "guidance", str(run), *flags, "--out", str(tmp_path)]) == 0
+    out = tmp_path / "new" / "folder"
+    assert cli(["bench", "guidance", str(run), *flags, "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     starts = [" | ".join(line.split(" | ")[:2]) for line in lines[2:]]
     assert starts == ["| 1 | 0 to 1", "| 3 | 0 to 1", "| 3 | 0.5 to 1"]
-    saved = json.loads((tmp_path / "guidance.json").read_text())
+    saved = json.loads((out / "guidance.json").read_text())
     assert [record["interval"] for record in saved["records"]] == [[0.0, 1.0], [0.0, 1.0], [0.5, 1.0]]
     assert saved["num_inference_steps"] == 2 and saved["num_images"] == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"guidance.json"}
+    assert {path.name for path in out.iterdir()} == {"guidance.json"}
 
 
 @pytest.mark.parametrize(
@@ -311,6 +312,21 @@ def test_idiff_bench_refuses_in_one_line(
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("action", ["samplers", "guidance", "precision"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the work would begin with the weights, which are not there
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data.name", "shapes3d", "--out", "file/new"]
+    assert cli(["bench", action, "model", *flags]) == 2
+    place = tmp_path / "file"
+    assert capsys.readouterr().err == f"error: cannot write file/new: {place} is no folder\n"
 
 
 def test_every_variant_is_measured_by_a_test() -> None:

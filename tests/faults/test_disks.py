@@ -14,7 +14,7 @@ import pytest
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.checkpoint import latest_checkpoint
 from idiff_hf.config import Config
-from idiff_hf.folders import CheckpointError, RunLock, clean_leftovers, verify_folder
+from idiff_hf.folders import CheckpointError, RunLock, clean_leftovers, refuse_unwritable, verify_folder
 from tests.faults import inside
 from tests.faults.checkpoints import assert_is_step, commit, names, refusal, steps, visible
 from tests.faults.figures import Figure
@@ -170,6 +170,15 @@ def test_a_run_that_cannot_write_ends_in_one_line(tmp_path: Path, small_disk: Pa
     line = error_line(tmp_path, program(tmp_path, tiny_config(small_disk / "run")))
     assert "Read-only file system" in line and str(small_disk / "run") in line
     figure("F9", "output folder on a read-only disk: one line")
+
+
+def test_a_read_only_disk_is_refused_before_the_work(small_disk: Path) -> None:
+    refuse_unwritable(small_disk / "new" / "folder")
+    assert list(small_disk.iterdir()) == []  # only looked at
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(CheckpointError) as error:
+        refuse_unwritable(small_disk / "new" / "folder")
+    assert str(error.value) == f"cannot write {small_disk / 'new' / 'folder'}: {small_disk} takes no files"
 
 
 @pytest.mark.faults
