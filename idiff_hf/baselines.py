@@ -23,6 +23,16 @@ def has_labels(config: Config) -> bool:
     return config.model.learns_ivae and not config.data.streaming and known
 
 
+def learns_widths(config: Config) -> bool:
+    """Whether an encoder learns the widths of q(z|x) and no means: by the KL alone, to priors that are symmetric about 0 whatever u.
+
+    That KL is least for a mean of 0, and a width that follows how far the factor is from the middle of its range.
+    """
+    model, loss = config.model, config.loss
+    by_kl_alone = loss.rec == 0.0 and not (model.diffusion and loss.latent_grad_scale > 0.0)
+    return by_kl_alone and config.aux.unsigned and model.latent_type == "gaussian"
+
+
 def supervision_baseline(config: Config) -> Config:
     """The same encoder trained on the KL to the known prior alone, for as many steps: what u gives without a generative model."""
     return _kl_alone(config, SUPERVISION_BASELINE, config.aux, config.data)

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .arguments import config_from_yaml
-from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE
+from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE, learns_widths
 from .builders import build_dataset, scored_rows
 from .config import Config
 from .data import ImageDataset, to_float
@@ -34,7 +34,7 @@ from .models import Autoencoder, autoencode
 from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import versions, write_text
-from .readback import by_name, encode_rows, every_image, nearest_rendered
+from .readback import LOG_VARIANCES, POSTERIOR_MEANS, by_name, encode_rows, every_image, nearest_rendered
 from .results import SCHEMA
 
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
@@ -128,7 +128,9 @@ def evaluate_run(output_dir: Path) -> Path | None:
     rows = scored_rows(config, held_out)
     pictured = rows[: config.eval.num_generated]
     codes = (
-        None if pipeline.ivae is None else encode_rows(pipeline, dataset, rows, shared=True, progress=True)
+        None
+        if pipeline.ivae is None
+        else encode_rows(pipeline, dataset, rows, widths=learns_widths(config), shared=True, progress=True)
     )
     baselines = {} if codes is None else _codes_of_baselines(output_dir, dataset, rows)
     drawn = {} if pipeline.takes_vectors else draw_rows(config, pipeline, dataset, pictured)
@@ -145,9 +147,9 @@ def evaluate_run(output_dir: Path) -> Path | None:
     measured = {
         name: {
             "metrics": disentanglement(of_baseline, factors, dataset.factor_names),
-            "steps": steps,
+            **about,
         }
-        for name, (of_baseline, factors, steps) in baselines.items()
+        for name, (of_baseline, factors, about) in baselines.items()
     }
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -166,7 +168,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
             "label_to_z": config.aux.label_to_z,
             "statement": supervision_statement(config),
         },
-        "estimator": {} if pipeline.ivae is None else _estimator(pipeline.num_classes),
+        "estimator": {} if pipeline.ivae is None else _estimator(pipeline.num_classes, _codes_are(config)),
         "model": {
             "metrics": metrics,
             "num_parameters": {
@@ -199,12 +201,16 @@ def load_run(output_dir: Path) -> tuple[Config, IVAEDiffusionPipeline]:
     return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(process_state().device)
 
 
-def _estimator(num_categories: int | None) -> dict[str, Any]:
+def _codes_are(config: Config) -> str:
+    return LOG_VARIANCES if learns_widths(config) else POSTERIOR_MEANS
+
+
+def _estimator(num_categories: int | None, codes: str) -> dict[str, Any]:
     if num_categories is None:
         return {
             "num_bins": DEFAULT_NUM_BINS,
-            "mig": "equal-width bins of posterior means, mutual information over factor entropy",
-            "mcc": "absolute correlation of posterior means, Hungarian assignment",
+            "mig": f"equal-width bins of {codes}, mutual information over factor entropy",
+            "mcc": f"absolute correlation of {codes}, Hungarian assignment",
         }
     return {
         "num_bins": max(DEFAULT_NUM_BINS, num_categories),
@@ -217,14 +223,14 @@ def _estimator(num_categories: int | None) -> dict[str, Any]:
 
 def _codes_of_baselines(
     output_dir: Path, dataset: ImageDataset, rows: Tensor
-) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Codes, factors and steps of each that was trained beside the model; none where no factor is known."""
+) -> dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Codes, factors, and `steps` and the kind of `codes`, of each that was trained beside the model; none where no factor is known."""
     found = {}
     for name in (SUPERVISION_BASELINE, SUPERVISED_PROBE):
         if dataset.factor_names and (output_dir / name / "pipeline").exists():
             config, pipeline = load_run(output_dir / name)
-            codes, factors = encode_rows(pipeline, dataset, rows, shared=True)
-            found[name] = codes, factors, config.train.max_train_steps
+            codes, factors = encode_rows(pipeline, dataset, rows, widths=learns_widths(config), shared=True)
+            found[name] = codes, factors, {"steps": config.train.max_train_steps, "codes": _codes_are(config)}
     return found
 
 

@@ -34,7 +34,7 @@ from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import hardware, versions, write_text
 from .random import generator
-from .readback import encode_rows, every_image, nearest_rendered
+from .readback import POSTERIOR_MEANS, encode_rows, every_image, nearest_rendered
 from .sampler_curve import (
     INTERVALS,
     REFERENCE_STEPS,
@@ -50,7 +50,6 @@ from .sampler_curve import (
 )
 from .sensitivity import Method, sensitivity
 
-POSTERIOR_MEANS = "posterior means"
 CLASS_NUMBERS = (
     "the number of the likeliest class of each latent: classes have no order, so that only what counts classes (mig, modularity, "
     "mutual_info_score; dci nearly) has a meaning, and mcc has none"

@@ -11,10 +11,14 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from .data import GridDataset, ImageDataset, Shapes3D, to_float
+from .distributions import DiagonalGaussian
 from .metrics import mcc
 from .pipelines import IVAEDiffusionPipeline
 from .processes import map_batches
 from .random import generator
+
+POSTERIOR_MEANS = "posterior means"
+LOG_VARIANCES = "log-variances of q(z|x)"
 
 
 def by_name(names: tuple[str, ...], values: Any) -> dict[str, float]:
@@ -28,6 +32,7 @@ def encode_rows(
     rows: Tensor,
     batch_size: int = 500,
     *,
+    widths: bool = False,
     shared: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -38,21 +43,31 @@ def encode_rows(
         dataset: The images.
         rows: Row numbers, `(N,)`.
         batch_size: Images encoded at once.
+        widths: Take log-variances of q(z|x) for codes, see `baselines.learns_widths`.
         shared: All processes call this together, each encodes a part, and every one has all codes.
         progress: Show a bar.
 
     Returns:
-        Codes `(N, D)` float64, posterior means or, of categorical latents, the number of the likeliest class, and factors `(N, K)`, labels
-        int64 or, where a factor is continuous, floats.
+        Codes `(N, D)` float64, posterior means, with `widths` log-variances, or, of categorical latents, the number of the likeliest
+        class; and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
     """
 
     def encode(part: Tensor) -> tuple[Tensor, Tensor]:
-        codes = pipeline.codes(pipeline.encode(dataset.images(part)))
+        images = dataset.images(part)
+        codes = _log_variances(pipeline, images) if widths else pipeline.codes(pipeline.encode(images))
         return codes.cpu(), dataset.factors(part).cpu()
 
     parts = map_batches(encode, rows, batch_size, shared=shared, progress="encode" if progress else None)
     codes, factors = zip(*parts, strict=True)
     return torch.cat(codes).double().numpy(), torch.cat(factors).numpy()
+
+
+@torch.no_grad()
+def _log_variances(pipeline: IVAEDiffusionPipeline, images: Tensor) -> Tensor:
+    assert pipeline.ivae is not None
+    law = pipeline.ivae.encode(pipeline.prepare_images(images).to(pipeline.ivae.dtype)).latent_dist
+    assert isinstance(law, DiagonalGaussian)
+    return law.logvar.float()
 
 
 class FactorReader:

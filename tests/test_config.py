@@ -302,6 +302,11 @@ UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type":
             {"model": {"latent_type": "categorical", "prior_family": "uniform"}},
             "model.prior_family=uniform needs model.latent_type=gaussian, got categorical",
         ),
+        (
+            {"model": {"prior_type": "known", "prior_family": "reciprocal"}, "aux": {"name": "interval"}},
+            "model.prior_family=reciprocal is the law of z given a variance of aux.name=uniform_posterior: it needs this u, and "
+            "model.prior_type=known, got interval and known",
+        ),
         ({"model": {"uniform_mix": 1.0}}, "model.uniform_mix must lie in [0, 1), got 1.0"),
         ({"model": {"num_categories": 1}}, "model.num_categories must be 2 or more, got 1"),
         (

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, Uniform, kl_divergence
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 
-from idiff_hf.distributions import DiagonalGaussian, LatentDistribution, OneHotCategorical, SoftUniform
+from idiff_hf.data.auxiliary import UniformPosterior
+from idiff_hf.distributions import (
+    DiagonalGaussian,
+    LatentDistribution,
+    OneHotCategorical,
+    SoftReciprocal,
+    SoftUniform,
+)
 
 
 def test_kl_equals_torch_distributions_in_both_directions() -> None:
@@ -418,7 +425,110 @@ def test_gaussian_and_soft_uniform_kl_are_never_negative(
         assert (kl > 0).all()
 
 
-LAWS: list[LatentDistribution] = [gaussians(), soft_uniform(), categorical()]
+STDS = (math.sqrt(0.12), 0.5, 0.7, 0.9, 1.0)
+
+
+def soft_reciprocal(edge: float = 0.1) -> SoftReciprocal:
+    """The law for the least variance of the paper's u, for the greatest, and three between, in double precision."""
+    return SoftReciprocal(2 * torch.tensor([STDS], dtype=torch.float64).log(), edge=edge)
+
+
+def line(reach: float = 12.0, points: int = 400_001) -> tuple[Tensor, float]:
+    """Midpoints `(points, 1)` between -reach and reach, and their spacing."""
+    spacing = 2 * reach / points
+    return ((torch.arange(points, dtype=torch.float64) + 0.5) * spacing - reach)[:, None], spacing
+
+
+def test_soft_reciprocal_has_the_density_on_paper() -> None:
+    """sigma_min = 1/2 and edge 1/2: pole 1.5 sqrt(3), flat to sqrt(3)/2, and for sigma = 3/4 tails of length w/2 from w = 0.75 sqrt(3)."""
+    p = SoftReciprocal(2 * torch.tensor([[0.75]], dtype=torch.float64).log(), min_std=0.5, edge=0.5)
+    root = math.sqrt(3)
+    z = root * torch.tensor([[0.0], [-0.5], [0.6], [0.75], [-0.75 - 0.375]], dtype=torch.float64)
+    density = (
+        torch.tensor([[1.0], [1.0], [1 / 0.9], [1 / 0.75], [math.exp(-1) / 0.75]], dtype=torch.float64) / root
+    )
+    # of one half: 0.5 at 1 / (1.5 - 0.5), the logarithm of (1.5 - 0.5) / (1.5 - 0.75), and a tail of 0.375 at 1 / 0.75
+    mass = 2 * (0.5 + math.log(1.0 / 0.75) + 0.5)
+    torch.testing.assert_close(p.log_prob(z), torch.log(density / mass))
+
+
+@pytest.mark.parametrize("edge", [0.02, 0.1, 1.0])
+def test_soft_reciprocal_integrates_to_one(edge: float) -> None:
+    z, spacing = line(60.0)
+    mass = (soft_reciprocal(edge).log_prob(z).exp() * spacing).sum(0)
+    torch.testing.assert_close(mass, torch.ones(len(STDS), dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+def test_soft_reciprocal_tends_to_the_law_of_z_given_the_papers_u() -> None:
+    """Of many z and a u drawn for each, those z whose u is near a given one: their |z| have the mean and the quantiles of the law."""
+    torch.manual_seed(0)
+    z = torch.rand(2_000_000, 1, dtype=torch.float64) - 0.5
+    u = UniformPosterior(1).sample(z, torch.rand_like(z))
+    quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    for std in (0.4, 0.6, 0.9):
+        near = z[(u.sqrt() - std).abs() < 0.005].abs() * math.sqrt(12)
+        assert len(near) > 10_000
+        law = SoftReciprocal(torch.full((3, 1), 2 * math.log(std), dtype=torch.float64), edge=1e-3)
+        # P(|z| > a) = 1 - quantile, half of it on each side
+        expected = law.sample(torch.special.ndtri(0.5 + 0.5 * quantiles)[:, None])[:, 0]
+        torch.testing.assert_close(near.quantile(quantiles), expected, rtol=0.01, atol=0.005)
+
+
+def test_samples_of_soft_reciprocal_follow_its_density() -> None:
+    p, (z, spacing) = soft_reciprocal(), line(12.0, 2_000_001)
+    above = (p.log_prob(z).exp() * spacing).flip(0).cumsum(0).flip(0)
+    for probability in (0.4, 0.2, 0.1, 0.01):
+        drawn = p.sample(torch.special.ndtri(torch.tensor([[1 - probability]], dtype=torch.float64)))
+        row = torch.searchsorted(z[:, 0], drawn[0].contiguous())
+        found = above.gather(0, row[None])[0]
+        torch.testing.assert_close(found, torch.full_like(found, probability), rtol=1e-4, atol=1e-5)
+        opposite = p.sample(torch.special.ndtri(torch.tensor([[probability]], dtype=torch.float64)))
+        torch.testing.assert_close(opposite, -drawn)
+
+
+@pytest.mark.parametrize(("std", "tolerance"), [(0.05, 1e-3), (0.2, 3e-3), (0.7, 0.02), (1.4, 0.03)])
+def test_kl_with_soft_reciprocal_is_the_integral_in_both_directions(std: float, tolerance: float) -> None:
+    """`tolerance` in nats, for wide laws the error of the quadrature; from the reciprocal law it is relative."""
+    p, (z, spacing) = soft_reciprocal(), line(40.0)
+    for mean in (-1.5, 0.0, 0.7, 1.8):
+        moments = (
+            torch.full((1, len(STDS)), mean, dtype=torch.float64),
+            torch.full((1, len(STDS)), 2 * math.log(std)),
+        )
+        q = DiagonalGaussian(moments[0], moments[1].double())
+        log_q = Normal(q.mean, q.std).log_prob(z)
+        there = (log_q.exp() * (log_q - p.log_prob(z))).sum(0) * spacing
+        back = (p.log_prob(z).exp() * (p.log_prob(z) - log_q)).sum(0) * spacing
+        torch.testing.assert_close(q.kl(p)[0], there, rtol=0, atol=tolerance)
+        torch.testing.assert_close(p.kl(q)[0], back, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("label", [0.25, 0.35, 0.45])
+def test_all_variances_of_a_factor_together_put_a_latent_where_the_factor_is(label: float) -> None:
+    """A sharp q(z|x) has the least expected KL at +-z, not at 0 as with a uniform law: so u alone teaches |z|."""
+    std = torch.linspace(2 * label, 1.0, 2001, dtype=torch.float64)[:, None]
+    p = SoftReciprocal(2 * std.log(), edge=0.02)
+    means = torch.linspace(-2.0, 2.0, 201, dtype=torch.float64)
+    kl = torch.stack(
+        [
+            DiagonalGaussian(torch.full_like(std, m), torch.full_like(std, -8.0)).kl(p).mean()
+            for m in means.tolist()
+        ]
+    )
+    assert abs(abs(means[kl.argmin()].item()) - math.sqrt(12) * label) < 0.06
+    # what z = 0 loses: the ratio of the density there to that at the label, but for what a q of some width loses at the edges
+    gain = math.log((1.02 - math.sqrt(0.12)) / (1.02 - 2 * label))
+    assert abs(kl[100] - kl.min() - gain) < 0.12
+
+
+def test_gradient_of_kl_with_soft_reciprocal_is_right_for_all_moments() -> None:
+    logvar, q = soft_reciprocal().logvar[:, 1:], gaussians()
+    moments = [value.clone().requires_grad_() for value in (logvar, q.mean, q.logvar)]
+    assert torch.autograd.gradcheck(lambda *m: DiagonalGaussian(m[1], m[2]).kl(SoftReciprocal(m[0])), moments)
+    assert torch.autograd.gradcheck(lambda *m: SoftReciprocal(m[0]).kl(DiagonalGaussian(m[1], m[2])), moments)
+
+
+LAWS: list[LatentDistribution] = [gaussians(), soft_uniform(), soft_reciprocal(), categorical()]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
@@ -431,11 +541,13 @@ def test_what_all_laws_share(law: LatentDistribution) -> None:
         assert torch.equal(law.codes(), law.mode()) and torch.equal(law.mode(), z)
 
 
-@pytest.mark.parametrize("kind", [DiagonalGaussian, SoftUniform, OneHotCategorical])
+@pytest.mark.parametrize("kind", [DiagonalGaussian, SoftUniform, SoftReciprocal, OneHotCategorical])
 def test_a_detached_law_is_the_same_without_gradient(kind: type) -> None:
     law: LatentDistribution
     if kind is OneHotCategorical:
         law = categorical(0.3)
+    elif kind is SoftReciprocal:
+        law = SoftReciprocal(-torch.rand(2, 3).requires_grad_(), 0.3, 0.2)
     else:
         moments = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
         law = kind(*moments, 0.7) if kind is SoftUniform else kind(*moments)

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal
 from torch.distributions import kl_divergence as reference_kl
 
-from idiff_hf.distributions import DiagonalGaussian, LatentDistribution, OneHotCategorical, SoftUniform
+from idiff_hf.distributions import (
+    DiagonalGaussian,
+    LatentDistribution,
+    OneHotCategorical,
+    SoftReciprocal,
+    SoftUniform,
+)
 from idiff_hf.divergence import kl_divergence
 
 Pair = tuple[LatentDistribution, LatentDistribution, list[Tensor], list[Tensor]]
@@ -31,13 +37,20 @@ def gaussian_and_uniform() -> Pair:
     return q, SoftUniform(*of_p), of_q, of_p
 
 
+def gaussian_and_reciprocal() -> Pair:
+    q, _, of_q, _ = gaussians()
+    generator = torch.Generator().manual_seed(1)
+    logvar = -2.0 * torch.rand(6, 3, generator=generator, dtype=torch.float64)
+    return q, SoftReciprocal(logvar.requires_grad_()), of_q, [logvar]
+
+
 def categoricals() -> Pair:
     generator = torch.Generator().manual_seed(1)
     q, p = (torch.randn(6, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     return OneHotCategorical(q), OneHotCategorical(p), [q], [p]
 
 
-PAIRS: list[Callable[[], Pair]] = [gaussians, gaussian_and_uniform, categoricals]
+PAIRS: list[Callable[[], Pair]] = [gaussians, gaussian_and_uniform, gaussian_and_reciprocal, categoricals]
 
 
 def gradients(penalty: Tensor, parameters: list[Tensor]) -> list[Tensor]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from idiff_hf.arguments import config_to_yaml
+from idiff_hf.baselines import learns_widths
 from idiff_hf.cli import main as cli
 from idiff_hf.evaluation import disentanglement
-from tests.tiny import tiny_config
+from idiff_hf.experiments.scoring import held_out_scores
+from tests.tiny import joint, tiny_config
 from train_ivae_ddpm import main
 
 REAL = Path(__file__).parent / "reference" / "shapes3d_reference50.npz"
@@ -44,6 +47,53 @@ def test_the_command_ends_with_results_figures_and_card(run: Path) -> None:
     assert [path.name for path in (run / "samples").iterdir()] == ["step_00000006.png"]
     assert f"{metrics['mig']:.3f}" in (run / "README.md").read_text()
     assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".bin", ".pt")]
+
+
+def test_u_that_tells_no_side_is_scored_alone_by_the_widths_that_it_teaches(tmp_path: Path) -> None:
+    config = joint(tiny_config(tmp_path / "run"))
+    config = replace(
+        config,
+        aux=replace(config.aux, name="uniform_posterior", label_to_z="centers"),
+        model=replace(config.model, diffusion=False),
+        eval=replace(config.eval, supervision_baseline=True, supervised_probe=True),
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert main(["--config", str(path)]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["supervision_baseline"]["codes"] == "log-variances of q(z|x)"
+    assert results["supervised_probe"]["codes"] == "posterior means" in results["estimator"]["mig"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "its codes are the log-variances of q(z|x)" in card
+    # the baseline by itself, as a trial of a table
+    values = held_out_scores(tmp_path / "run" / "supervision_baseline")["values"]
+    assert values["mig"] == pytest.approx(results["supervision_baseline"]["metrics"]["mig"])
+
+
+@pytest.mark.parametrize(
+    ("aux", "loss", "model", "learns"),
+    [
+        ({}, {}, {}, True),
+        ({"name": "normal", "label_to_z": "endpoints"}, {}, {}, True),
+        ({"name": "normal", "label_to_z": "endpoints", "modulate_mean": True}, {}, {}, False),
+        ({"name": "interval"}, {}, {}, False),
+        ({}, {"rec": 0.1}, {}, False),
+        ({}, {}, {"diffusion": True}, True),
+        ({}, {"latent_grad_scale": 1.0}, {"diffusion": True}, False),
+        ({}, {}, {"latent_type": "categorical", "prior_type": "per_dimension"}, False),
+    ],
+)
+def test_which_encoders_learn_widths(
+    tmp_path: Path, aux: dict[str, Any], loss: dict[str, Any], model: dict[str, Any], learns: bool
+) -> None:
+    config = joint(tiny_config(tmp_path))
+    changed = replace(
+        config,
+        aux=replace(config.aux, **{"name": "uniform_posterior", "label_to_z": "centers", **aux}),
+        loss=replace(config.loss, **{"rec": 0.0, "latent_grad_scale": 0.0, **loss}),
+        model=replace(config.model, **{"diffusion": False, **model}),
+    )
+    assert learns_widths(changed) == learns
 
 
 def test_evaluation_reads_only_what_was_saved_and_repeats_itself(run: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from idiff_hf import IVAEDiffusionPipeline, IVAEModel
 from idiff_hf.data import Shapes3D, to_float
-from idiff_hf.readback import FactorReader, nearest_rendered, real_image_file
+from idiff_hf.readback import FactorReader, encode_rows, nearest_rendered, real_image_file
 
 
 def test_rendered_images_are_read_back_through_noise() -> None:
@@ -31,6 +32,18 @@ def test_reader_inverts_monotone_codes_in_any_order_and_sign() -> None:
     reader = FactorReader(codes, factors)
     assert list(reader.assignment) == [2, 1, 3]
     np.testing.assert_array_equal(reader(codes + 1e-3), factors)
+
+
+def test_widths_are_the_log_variances_of_the_posterior() -> None:
+    dataset = Shapes3D(16)
+    torch.manual_seed(0)
+    ivae = IVAEModel(image_size=16, channels=(8, 8, 8, 16), hidden_dim=16, latent_dim=6, prior_hidden_dim=8)
+    rows = torch.arange(0, 480000, 60000)
+    codes, factors = encode_rows(IVAEDiffusionPipeline(ivae=ivae), dataset, rows, widths=True)
+    with torch.no_grad():
+        expected = ivae.encode(to_float(dataset.images(rows))).latent_dist.logvar
+    np.testing.assert_allclose(codes, expected.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(factors, dataset.factors(rows).numpy())
 
 
 def test_a_file_that_is_not_of_real_images_is_refused(tmp_path: Path) -> None:

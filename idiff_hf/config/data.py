@@ -178,3 +178,8 @@ class AuxConfig:
             self.name != "normal" or self.label_to_z == "endpoints",
             f"aux.name=normal quantises z to aux.label_to_z=endpoints, got {self.label_to_z}",
         )
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether u states variances alone: how far a factor is from the middle of its range, and not on which side."""
+        return self.name in ("uniform_posterior", "normal") and not self.modulate_mean

@@ -182,6 +182,12 @@ class Config:
             aux != "observed" or self.model.prior_type != "per_dimension",
             "model.prior_type=per_dimension needs a u that speaks of each factor, which aux.name=observed does not: use learned",
         )
+        require(
+            self.model.prior_family != "reciprocal"
+            or (self.model.prior_type, aux) == ("known", "uniform_posterior"),
+            "model.prior_family=reciprocal is the law of z given a variance of aux.name=uniform_posterior: it needs this u, and "
+            f"model.prior_type=known, got {aux} and {self.model.prior_type}",
+        )
         needs_u = self.model.prior_type != "standard"
         require(
             self.model.ivae or not needs_u,

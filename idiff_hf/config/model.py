@@ -34,8 +34,9 @@ class ModelConfig:
             `prior_release`.
         prior_mean: Of a prior that learns: `zero`, `learned`, or `auto`, which is zero where u states variances alone, for these say
             nothing of the sign.
-        prior_family: The law of z given u: `gaussian` (the paper), or `uniform` with soft edges, which is the law that the known moments
-            of `interval` and `bounds` stand for.
+        prior_family: The law of z given u: `gaussian` (the paper); `uniform` with soft edges, which is the law that the known moments
+            of `interval` and `bounds` stand for; or `reciprocal`, which is the law of z given a variance of `uniform_posterior`, the
+            paper's u, and needs a `known` prior and as many latents as factors.
         prior_hidden_dim: Width of the two hidden layers of the prior's MLP.
         prior_release: With `released`: the fraction of the iVAE's steps at which the MLP is switched on.
         pretrained_ivae: Folder of a saved pipeline whose iVAE the training starts from (Section 3.3).
@@ -56,7 +57,7 @@ class ModelConfig:
     norm: Literal["group", "batch", "none"] = "group"
     prior_type: Literal["standard", "learned", "per_dimension", "known", "released"] = "learned"
     prior_mean: Literal["auto", "zero", "learned"] = "auto"
-    prior_family: Literal["gaussian", "uniform"] = "gaussian"
+    prior_family: Literal["gaussian", "uniform", "reciprocal"] = "gaussian"
     prior_hidden_dim: int = 128
     prior_release: float = 0.5
     pretrained_ivae: str | None = None

@@ -48,8 +48,8 @@ def to_picture(value: Any, image_size: int, color: Color, resize: bool, where: s
         value = Image.fromarray(value[:, :, 0] if value.shape[2:] == (1,) else value)
     try:
         image = value if isinstance(value, Image.Image) else _open(value)
-        if resize:
-            # A JPEG decoder can halve the size as it reads; twice what is wanted leaves the filter its work.
+        if resize and image is not value:
+            # A JPEG decoder can halve the size as it reads; twice what is wanted leaves the filter its work. Not of a caller's own image.
             image.draft(None, (2 * image_size, 2 * image_size))
         image.load()
         image = ImageOps.exif_transpose(image)

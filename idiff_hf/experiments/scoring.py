@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..baselines import learns_widths
 from ..builders import build_auxiliary, build_scheduler
 from ..config import Config
 from ..data import ImageDataset, TrainingBatches
@@ -70,13 +71,12 @@ def held_out_scores(folder: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"values": {}, "num_samples": len(rows), "estimators": {}, "undefined": {}}
     if dataset.factor_names:
-        codes, factors = encode_rows(pipeline, dataset, rows)
+        codes, factors = encode_rows(pipeline, dataset, rows, widths=learns_widths(config))
         num_bins = max(DEFAULT_NUM_BINS, pipeline.num_classes or 0)
         found |= evaluate(
             codes, factors, metrics=METRICS, n_jobs=1, dci_regressor="presorted_boosting", num_bins=num_bins
         ).to_dict()
-        unsigned = config.aux.name in ("uniform_posterior", "normal") and not config.aux.modulate_mean
-        if unsigned and pipeline.num_classes is None:
+        if config.aux.unsigned and pipeline.num_classes is None:
             z = dataset.z(torch.from_numpy(factors), "centers").numpy()
             found["values"] |= unsigned_scores(codes, z, dataset.factor_names)
     if _has_elbo(config):

@@ -11,7 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ..distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
+from ..distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 from .backbones import BACKBONES
 from .prior import PriorEncoder
 from .strict import StrictModelMixin
@@ -30,7 +30,7 @@ class LatentOutput(BaseOutput):
 class PriorOutput(BaseOutput):
     """A distribution over z, `latent_dist`, with mean and logvar `(B, D)` or logits `(B, D, C)`: p(z|u)."""
 
-    latent_dist: DiagonalGaussian | SoftUniform | OneHotCategorical
+    latent_dist: DiagonalGaussian | SoftUniform | SoftReciprocal | OneHotCategorical
 
 
 @dataclass
@@ -55,7 +55,7 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         prior_type: `standard`, `learned`, `known`, `released` or `per_dimension`, see `PriorEncoder`.
         aux_moments: How u states moments, see `PriorEncoder`.
         prior_hidden_dim: Width of the prior's MLP.
-        prior_family: `gaussian` or `uniform`, see `PriorEncoder`.
+        prior_family: `gaussian`, `uniform` or `reciprocal`, see `PriorEncoder`.
         aux_dim: A, only with `aux_moments="observed"`.
         factor_names: Names of the factors, for tables and figures.
         aux_columns: What turns observed columns into u (JSON values). Only kept, so that new rows can be read as those of the training.

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
+from ..distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 
 PRIOR_TYPES = ("standard", "learned", "known", "released", "per_dimension")
-PRIOR_FAMILIES: dict[str, type[DiagonalGaussian] | type[SoftUniform]] = {
-    "gaussian": DiagonalGaussian,
-    "uniform": SoftUniform,
-}
+PRIOR_FAMILIES = ("gaussian", "uniform", "reciprocal")
 PRIOR_MEANS = ("auto", "zero", "learned")
 AUX_MOMENTS = ("mean_variance", "variance", "none", "observed")
 MIN_STD = 0.02 * math.sqrt(12)
@@ -57,7 +54,8 @@ class PriorEncoder(nn.Module):
         aux_moments: How u states the moments: `mean_variance` (B, 2 K), `variance` (B, K) with mean 0, `none` (B, 0), `observed`
             (B, `aux_dim`), which states none.
         hidden_dim: Width of the two hidden layers of an MLP.
-        family: With Gaussian latents: `gaussian`, or `uniform` with soft edges, the law that the moments of an interval stand for.
+        family: With Gaussian latents: `gaussian`; `uniform` with soft edges, the law that the moments of an interval stand for; or
+            `reciprocal`, that of z given the variance which the paper's u drew for it, see `SoftReciprocal`.
         aux_dim: A, only with `aux_moments="observed"`.
         latent_type: `gaussian`, or `categorical`, whose prior is a `OneHotCategorical` by logits from the MLP (Section 2.6).
         num_categories: C of categorical latents.
@@ -112,6 +110,13 @@ class PriorEncoder(nn.Module):
             )
         if categorical and family != "gaussian":
             raise ValueError(f"prior_family={family!r} needs latent_type='gaussian', got 'categorical'")
+        if family == "reciprocal" and (
+            prior_type != "known" or aux_moments != "variance" or latent_dim > num_factors
+        ):
+            raise ValueError(
+                "prior_family='reciprocal' needs prior_type='known', aux_moments='variance' and as many latents as factors, "
+                f"got {prior_type!r}, {aux_moments!r} and {latent_dim} latents for {num_factors} factors"
+            )
         if prior_mean != "auto" and (categorical or prior_type not in ("learned", "per_dimension")):
             raise ValueError(
                 f"prior_mean={prior_mean!r} needs latent_type='gaussian' and prior_type='learned' or 'per_dimension', "
@@ -191,7 +196,7 @@ class PriorEncoder(nn.Module):
 
     def forward(
         self, aux: Tensor, released: bool = True
-    ) -> DiagonalGaussian | SoftUniform | OneHotCategorical:
+    ) -> DiagonalGaussian | SoftUniform | SoftReciprocal | OneHotCategorical:
         """p(z|u).
 
         Args:
@@ -200,4 +205,7 @@ class PriorEncoder(nn.Module):
         """
         if self.categorical:
             return OneHotCategorical(self._logits(aux), self.uniform_mix)
-        return PRIOR_FAMILIES[self.family](*self._moments(aux, released))
+        mean, logvar = self._moments(aux, released)
+        if self.family == "reciprocal":
+            return SoftReciprocal(logvar)
+        return SoftUniform(mean, logvar) if self.family == "uniform" else DiagonalGaussian(mean, logvar)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from idiff_hf import AdditiveConditioning, IVAEModel
-from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
+from idiff_hf.data.auxiliary import UniformPosterior
+from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 from tests.faults.figures import Figure
 
 
@@ -89,6 +90,18 @@ def test_every_prior_type_in_every_family_has_the_same_moments(prior_type: str, 
     assert torch.equal(dist.mean, gaussian.mean) and torch.equal(dist.logvar, gaussian.logvar)
 
 
+def test_a_reciprocal_prior_is_the_law_of_the_variances_that_u_states() -> None:
+    model = tiny(
+        prior_type="known", prior_family="reciprocal", aux_moments="variance", latent_dim=3, num_factors=3
+    )
+    u = torch.tensor([[0.12, 0.5, 1.0]])
+    dist = model.prior(u).latent_dist
+    assert isinstance(dist, SoftReciprocal)
+    torch.testing.assert_close(dist.logvar, u.log())
+    # the least variance is that of the paper's u, eps = 0.01 in units of the range, 12 eps in those of the deviation
+    assert dist.min_std == pytest.approx((12 * UniformPosterior(3).eps) ** 0.5)
+
+
 def test_observed_u_is_any_numbers_for_a_learned_prior() -> None:
     model = tiny(aux_moments="observed", aux_dim=5, num_factors=0, prior_type="learned")
     dist = model.prior(torch.randn(3, 5)).latent_dist
@@ -159,7 +172,10 @@ def test_null_condition_is_exactly_zero() -> None:
             {"aux_moments": "std"},
             "aux_moments must be one of mean_variance, variance, none, observed, got 'std'",
         ),
-        ({"prior_family": "laplace"}, "prior_family must be one of gaussian, uniform, got 'laplace'"),
+        (
+            {"prior_family": "laplace"},
+            "prior_family must be one of gaussian, uniform, reciprocal, got 'laplace'",
+        ),
         (
             {"aux_moments": "observed"},
             "aux_dim goes with aux_moments='observed' alone, got None with 'observed'",

@@ -266,6 +266,13 @@ def test_observed_u_may_inform_classes() -> None:
             "got 'gaussian' and 'standard'",
         ),
         (
+            "known",
+            "mean_variance",
+            {"family": "reciprocal"},
+            "prior_family='reciprocal' needs prior_type='known', aux_moments='variance' and as many latents as factors, "
+            "got 'known', 'mean_variance' and 4 latents for 3 factors",
+        ),
+        (
             "learned",
             "mean_variance",
             {"prior_mean": "none"},
