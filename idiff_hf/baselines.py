@@ -51,6 +51,12 @@ def supervised_probe(config: Config) -> Config:
 def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> Config:
     stop = config.stop_step(config.optim_ivae)
     plain = LossConfig()
+    # that law goes with one u
+    family = (
+        "uniform"
+        if config.model.prior_family == "reciprocal" and aux != config.aux
+        else config.model.prior_family
+    )
     # in one go, for the parts are checked against each other
     return replace(
         config,
@@ -62,6 +68,7 @@ def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> 
             latent_type="gaussian",
             prior_type="known",
             prior_mean="auto",
+            prior_family=family,
             pretrained_ivae=None,
         ),
         # without reconstruction the weight of the KL is the loss's unit alone

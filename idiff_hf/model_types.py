@@ -89,6 +89,8 @@ def settings(config: Mapping[str, Any]) -> list[str]:
         texts.append(
             f"prior `{model['prior_type']}`{'' if family == 'gaussian' else f' of family `{family}`'}"
         )
+    if model.get("latent_type") == "signed":
+        texts.append("q(z|x) of a distance from 0 and a sign (`signed`)")
     if has_ivae(config) and model["diffusion"]:
         null = config["cfg"].get("null_condition", "zeros")
         texts.append(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
-from torch.distributions import Categorical, Normal, Uniform, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Normal, Uniform, kl_divergence
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 
 from idiff_hf.data.auxiliary import UniformPosterior
@@ -19,6 +19,7 @@ from idiff_hf.distributions import (
     DiagonalGaussian,
     LatentDistribution,
     OneHotCategorical,
+    SignedGaussian,
     SoftReciprocal,
     SoftUniform,
 )
@@ -528,7 +529,95 @@ def test_gradient_of_kl_with_soft_reciprocal_is_right_for_all_moments() -> None:
     assert torch.autograd.gradcheck(lambda *m: SoftReciprocal(m[0]).kl(DiagonalGaussian(m[1], m[2])), moments)
 
 
-LAWS: list[LatentDistribution] = [gaussians(), soft_uniform(), soft_reciprocal(), categorical()]
+def signed(logits: float = 0.4) -> SignedGaussian:
+    mean, std = torch.tensor([[0.0, 0.3, 1.2, 1.7, 0.9]]), torch.tensor([[0.5, 0.1, 0.05, 0.3, 0.8]])
+    return SignedGaussian(mean.double(), 2 * std.double().log(), torch.full((1, 5), logits).double())
+
+
+def test_a_distance_has_a_law_that_integrates_to_one() -> None:
+    z, spacing = line()
+    sharp = DiagonalGaussian(z.expand(-1, len(STDS)), torch.full((len(z), len(STDS)), -18.0).double())
+    density = torch.exp(-soft_reciprocal().cross_entropy_of_distance(sharp))
+    torch.testing.assert_close(
+        density.sum(0) * spacing, torch.ones(len(STDS), dtype=torch.float64), rtol=1e-3, atol=0
+    )
+    # twice that of z where it is flat, but for the tail that lies below 0
+    flat = soft_reciprocal().log_prob(torch.full((1, len(STDS)), 0.3, dtype=torch.float64)).exp()[0]
+    at = (z[:, 0] - 0.3).abs().argmin()
+    assert ((density[at] < 2 * flat) & (density[at] > 1.8 * flat)).all()
+
+
+def test_kl_of_a_signed_law_is_that_of_its_sign_and_of_its_distance() -> None:
+    p, (z, spacing) = soft_reciprocal(), line(20.0)
+    for logits in (-3.0, 0.0, 0.4):
+        q = signed(logits)
+        of_sign = kl_divergence(Bernoulli(logits=q.logits), Bernoulli(torch.full_like(q.logits, 0.5)))
+        sharp = DiagonalGaussian(z.expand(-1, len(STDS)), torch.full((len(z), len(STDS)), -18.0).double())
+        log_p = -p.cross_entropy_of_distance(sharp)
+        log_q = Normal(q.mean, q.distance.std).log_prob(z)
+        of_distance = (log_q.exp() * (log_q - log_p)).sum(0) * spacing
+        torch.testing.assert_close(q.kl(p)[0], of_sign[0] + of_distance, rtol=0, atol=0.02)
+    # of a sign that is certain one bit, of one that may be either nothing
+    certain, either = signed(40.0).kl(p), signed(0.0).kl(p)
+    torch.testing.assert_close(certain - either, torch.full_like(either, math.log(2)))
+
+
+def test_signed_samples_have_their_sides_and_distances() -> None:
+    law = signed(0.4)
+    noise = torch.randn(200_000, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = law.sample(noise)
+    distance = law.distance.sample(noise[..., 0])
+    torch.testing.assert_close(z.abs(), distance.abs())
+    share = (z * distance > 0).double().mean(0)
+    assert (share - torch.sigmoid(torch.tensor(0.4)).item()).abs().max() < 4 * 0.5 / math.sqrt(len(z))
+    assert torch.equal(signed(0.4).mode(), law.mean) and torch.equal(signed(-0.4).mode(), -law.mean)
+
+
+def test_the_gradient_of_a_sign_is_that_of_its_relaxation() -> None:
+    logits = torch.tensor([[0.7]], dtype=torch.float64, requires_grad=True)
+    law = SignedGaussian(torch.tensor([[1.5]]).double(), torch.tensor([[-40.0]]).double(), logits)
+    uniform = 0.3
+    noise = torch.tensor(
+        [[[0.0, torch.special.ndtri(torch.tensor(uniform, dtype=torch.float64)).item()]]]
+    ).double()
+    law.sample(noise).sum().backward()
+    drawn = 0.7 + math.log(uniform / (1 - uniform))
+    # d/dl of 1.5 tanh(l / (2 tau)), tau = 2/3
+    expected = 1.5 * (1 - math.tanh(0.75 * drawn) ** 2) * 0.75
+    torch.testing.assert_close(
+        logits.grad, torch.tensor([[expected]], dtype=torch.float64), rtol=1e-6, atol=0
+    )
+
+
+def test_u_alone_teaches_a_distance_to_a_signed_law_and_none_to_a_gaussian() -> None:
+    """The q(z|x) that has the least KL in the mean over all u of a factor: the mean of its distance grows with the factor's."""
+    found = []
+    for label in (0.1, 0.25, 0.35, 0.45):
+        std = torch.linspace(max(2 * label, math.sqrt(0.12)), 1.0, 101, dtype=torch.float64)[:, None]
+        prior = SoftReciprocal(2 * std.log())
+        means = []
+        for kind in (SignedGaussian, DiagonalGaussian):
+            mean = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+            logvar = torch.tensor([[-2.0]], dtype=torch.float64, requires_grad=True)
+            optimizer = torch.optim.Adam([mean, logvar], lr=0.03)
+            for _ in range(400):
+                optimizer.zero_grad()
+                each = mean.expand_as(std), logvar.expand_as(std)
+                q = (
+                    SignedGaussian(*each, torch.zeros_like(std))
+                    if kind is SignedGaussian
+                    else DiagonalGaussian(*each)
+                )
+                q.kl(prior).mean().backward()
+                optimizer.step()
+            means.append(mean.item())
+        found.append(means)
+    distances = [distance for distance, _ in found]
+    assert all(after > before + 0.1 for before, after in itertools.pairwise(distances[1:])), distances
+    assert max(abs(mean) for _, mean in found) < 0.05
+
+
+LAWS: list[LatentDistribution] = [gaussians(), signed(), soft_uniform(), soft_reciprocal(), categorical()]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
@@ -536,22 +625,26 @@ def test_what_all_laws_share(law: LatentDistribution) -> None:
     noise = torch.zeros(len(law.codes()), *law.noise_shape, dtype=torch.float64)
     z = law.sample(noise)
     assert z.shape == law.mode().shape
-    assert law.codes().shape == noise.shape
+    assert law.codes().shape == noise.shape[:2]
     if not isinstance(law, OneHotCategorical):
         assert torch.equal(law.codes(), law.mode()) and torch.equal(law.mode(), z)
 
 
-@pytest.mark.parametrize("kind", [DiagonalGaussian, SoftUniform, SoftReciprocal, OneHotCategorical])
+@pytest.mark.parametrize(
+    "kind", [DiagonalGaussian, SignedGaussian, SoftUniform, SoftReciprocal, OneHotCategorical]
+)
 def test_a_detached_law_is_the_same_without_gradient(kind: type) -> None:
     law: LatentDistribution
     if kind is OneHotCategorical:
         law = categorical(0.3)
     elif kind is SoftReciprocal:
         law = SoftReciprocal(-torch.rand(2, 3).requires_grad_(), 0.3, 0.2)
+    elif kind is SignedGaussian:
+        law = SignedGaussian(*(torch.rand(2, 3, requires_grad=True) for _ in range(3)))
     else:
         moments = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
         law = kind(*moments, 0.7) if kind is SoftUniform else kind(*moments)
-    noise = torch.full((2, 3), 0.4)
+    noise = torch.full((2, *law.noise_shape), 0.4)
     stopped = law.detach()
     assert type(stopped) is kind
     for name, value in vars(law).items():

@@ -14,6 +14,7 @@ from idiff_hf.distributions import (
     DiagonalGaussian,
     LatentDistribution,
     OneHotCategorical,
+    SignedGaussian,
     SoftReciprocal,
     SoftUniform,
 )
@@ -44,13 +45,28 @@ def gaussian_and_reciprocal() -> Pair:
     return q, SoftReciprocal(logvar.requires_grad_()), of_q, [logvar]
 
 
+def signed_and_reciprocal() -> Pair:
+    _, p, _, of_p = gaussian_and_reciprocal()
+    generator = torch.Generator().manual_seed(2)
+    of_q = [
+        torch.randn(6, 3, generator=generator, dtype=torch.float64).abs().requires_grad_() for _ in range(3)
+    ]
+    return SignedGaussian(*of_q), p, of_q, of_p
+
+
 def categoricals() -> Pair:
     generator = torch.Generator().manual_seed(1)
     q, p = (torch.randn(6, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     return OneHotCategorical(q), OneHotCategorical(p), [q], [p]
 
 
-PAIRS: list[Callable[[], Pair]] = [gaussians, gaussian_and_uniform, gaussian_and_reciprocal, categoricals]
+BOTH_WAYS: list[Callable[[], Pair]] = [
+    gaussians,
+    gaussian_and_uniform,
+    gaussian_and_reciprocal,
+    categoricals,
+]
+PAIRS = [*BOTH_WAYS, signed_and_reciprocal]
 
 
 def gradients(penalty: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -73,7 +89,7 @@ def test_categorical_kl_is_that_of_torch_distributions() -> None:
     torch.testing.assert_close(kl_divergence(q, p)[0], expected)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", BOTH_WAYS)
 def test_two_way_adds_the_other_direction_by_its_ratio(pair: Callable[[], Pair]) -> None:
     q, p, of_q, of_p = pair()
     penalty, kl = kl_divergence(q, p, reverse=2.5)

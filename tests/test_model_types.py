@@ -48,6 +48,11 @@ def categorical(config: Config) -> Config:
     return changed(config, model={"latent_type": "categorical", "num_categories": 5, "prior_type": "learned"})
 
 
+def signed(config: Config) -> Config:
+    law = {"latent_type": "signed", "prior_type": "known", "prior_family": "reciprocal", "latent_dim": 2}
+    return changed(config, model=law, aux=AuxConfig(name="uniform_posterior", label_to_z="centers"))
+
+
 def without_unet(config: Config) -> Config:
     return changed(
         config, model={"diffusion": False}, optim_ivae={"stop_step": None}, optim_unet=OptimConfig()
@@ -72,6 +77,7 @@ TYPES: dict[str, tuple[str, Change]] = {
     "vae": ("VAE", lambda c: without_unet(without_u(c))),
     "ivae": ("iVAE", without_unet),
     "ivae_ddpm": ("iVAE+DDPM", lambda c: c),
+    "signed_ivae_ddpm": ("iVAE+DDPM", signed),
     "cat_vae": ("CatVAE", lambda c: without_unet(categorical(c))),
     "cat_vae_ddpm": ("CatVAE+DDPM", categorical),
     "ddpm": ("DDPM", ddpm_alone),
@@ -122,6 +128,10 @@ def card_of(folder: Path) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     return {name: run(change(small(root / name))) for name, (_, change) in TYPES.items()}
+
+
+def test_the_card_says_of_what_signed_latents_are(runs: dict[str, Path]) -> None:
+    assert "q(z|x) of a distance from 0 and a sign (`signed`)" in card_of(runs["signed_ivae_ddpm"])
 
 
 @pytest.mark.parametrize("name", TYPES)

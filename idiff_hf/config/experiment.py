@@ -188,6 +188,10 @@ class Config:
             "model.prior_family=reciprocal is the law of z given a variance of aux.name=uniform_posterior: it needs this u, and "
             f"model.prior_type=known, got {aux} and {self.model.prior_type}",
         )
+        require(
+            self.model.latent_type != "signed" or self.loss.kl_reverse == 0.0,
+            f"loss.kl_reverse={self.loss.kl_reverse} has no closed form with model.latent_type=signed: use loss.kl_balance",
+        )
         needs_u = self.model.prior_type != "standard"
         require(
             self.model.ivae or not needs_u,

@@ -21,10 +21,11 @@ class ModelConfig:
             mirrored residual stages; `mlp` is for vectors (`data.name=rotation`).
         pretrained_backbone: With a ResNet and `norm=batch`: the id or folder of a `transformers.ResNetModel` that the encoder starts from.
         latent_dim: D. The paper: 10.
-        latent_type: `gaussian`, or `categorical`: D variables of `num_categories` classes, with straight-through samples (Section 2.6).
+        latent_type: `gaussian`; `categorical`: D variables of `num_categories` classes, with straight-through samples (Section 2.6); or
+            `signed`: q(z|x) is a distance from 0, Gaussian, and a sign, for `prior_family=reciprocal`, which tells no side.
         num_categories: With `categorical`: classes of each variable. The paper: 10.
         uniform_mix: With `categorical`: share of the uniform law in all probabilities. The paper: 0.01.
-        logvar_bounds: With `gaussian`: log-variances of q(z|x), and of a p(z|u) that learns, are kept between these two.
+        logvar_bounds: But with `categorical`: log-variances of q(z|x), and of a p(z|u) that learns, are kept between these two.
         channels: With `cnn`: output channels of the four convolutions.
         hidden_dim: With `cnn`: width of the first linear layer; with `mlp`: of every hidden layer.
         norm: What follows a convolution: `group`, `batch` over the batch of all processes, or `none` (not in a ResNet). The paper has none
@@ -48,7 +49,7 @@ class ModelConfig:
     backbone: Literal["cnn", "resnet18", "resnet50", "mlp"] = "cnn"
     pretrained_backbone: str | None = None
     latent_dim: int = 10
-    latent_type: Literal["gaussian", "categorical"] = "gaussian"
+    latent_type: Literal["gaussian", "categorical", "signed"] = "gaussian"
     num_categories: int = 10
     uniform_mix: float = 0.01
     logvar_bounds: tuple[float, ...] = (-10.0, 10.0)
@@ -130,6 +131,10 @@ class ModelConfig:
         require(
             not categorical or self.prior_family == "gaussian",
             f"model.prior_family={self.prior_family} needs model.latent_type=gaussian, got categorical",
+        )
+        require(
+            self.latent_type != "signed" or self.prior_family == "reciprocal",
+            f"model.latent_type=signed needs model.prior_family=reciprocal, got {self.prior_family}",
         )
         require(
             self.prior_mean == "auto"

@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from idiff_hf import AdditiveConditioning, IVAEModel
 from idiff_hf.data.auxiliary import UniformPosterior
-from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
+from idiff_hf.distributions import (
+    DiagonalGaussian,
+    OneHotCategorical,
+    SignedGaussian,
+    SoftReciprocal,
+    SoftUniform,
+)
 from tests.faults.figures import Figure
 
 
@@ -102,6 +108,26 @@ def test_a_reciprocal_prior_is_the_law_of_the_variances_that_u_states() -> None:
     assert dist.min_std == pytest.approx((12 * UniformPosterior(3).eps) ** 0.5)
 
 
+def test_signed_latents_are_a_distance_and_a_sign() -> None:
+    torch.manual_seed(0)
+    changes = {
+        "prior_type": "known",
+        "prior_family": "reciprocal",
+        "aux_moments": "variance",
+        "num_factors": 4,
+    }
+    model = tiny(latent_type="signed", **changes)
+    law = model.encode(torch.rand(5, 3, 16, 16) * 2 - 1).latent_dist
+    assert isinstance(law, SignedGaussian)
+    assert law.mean.shape == law.logvar.shape == law.logits.shape == (5, 4) and (law.mean > 0).all()
+    assert model.code_dim == 4
+    assert law.kl(model.prior(torch.full((5, 4), 0.5)).latent_dist).shape == (5, 4)
+    with pytest.raises(
+        ValueError, match=r"^latent_type='signed' needs prior_family='reciprocal', got 'gaussian'$"
+    ):
+        tiny(latent_type="signed")
+
+
 def test_observed_u_is_any_numbers_for_a_learned_prior() -> None:
     model = tiny(aux_moments="observed", aux_dim=5, num_factors=0, prior_type="learned")
     dist = model.prior(torch.randn(3, 5)).latent_dist
@@ -189,7 +215,7 @@ def test_null_condition_is_exactly_zero() -> None:
             {"aux_moments": "none", "prior_type": "released"},
             "prior_type='released' needs a u that states moments, got aux_moments='none'",
         ),
-        ({"latent_type": "binary"}, "latent_type must be one of gaussian, categorical, got 'binary'"),
+        ({"latent_type": "binary"}, "latent_type must be one of gaussian, categorical, signed, got 'binary'"),
         ({"num_categories": 1}, "num_categories must be at least 2, got 1"),
         ({"uniform_mix": 1.0}, r"uniform_mix must lie in \[0, 1\), got 1.0"),
         (
