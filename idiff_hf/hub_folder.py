@@ -39,6 +39,10 @@ _HINTS = {
     429: "too many requests: wait, and try again",
 }
 _TOKEN = re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{20,}")
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(?:\.(?P<of_file>[^/]+?))?(?:-\d{5}-of-\d{5})?\.safetensors"
+    r"|diffusion_pytorch_model\.safetensors\.index(?:\.(?P<of_index>[^/]+))?\.json"
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -95,6 +99,16 @@ def files_to_read(folder: Path, variant: str | None = None) -> list[str]:
     found = [path for place in ("", *COMPONENTS) for path in (folder / place).glob("*")]
     names = [path.relative_to(folder).as_posix() for path in found]
     return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def files_of_all_variants(folder: Path) -> list[str]:
+    """The same for every variant that has weights in the folder."""
+    variants: set[str | None] = {None}
+    for path in (path for place in COMPONENTS for path in (folder / place).glob("*")):
+        if found := _WEIGHTS.fullmatch(path.name):
+            variants.add(found["of_file"] or found["of_index"])
+    named = [variant for variant in variants if variant is None or _is_plain(variant)]
+    return sorted({name for variant in named for name in files_to_read(folder, variant)})
 
 
 def download_pipeline(repo_id: str, *, variant: str | None = None, **hub: Any) -> Path:
@@ -247,14 +261,20 @@ def path_prefix(subfolder: str | None) -> str:
 
 def _check_plain(name: str, value: str | None) -> None:
     """Refuse what could be another place or a pattern."""
-    if value is not None and (not _PLAIN.fullmatch(value) or ".." in value):
+    if value is not None and not _is_plain(value):
         raise ValueError(f"{name} must be letters, digits, '-', '_' and single dots, got {value!r}")
+
+
+def _is_plain(value: str) -> bool:
+    return bool(_PLAIN.fullmatch(value)) and ".." not in value
 
 
 def folder_of(
     name: str | os.PathLike[str], given: Mapping[str, Any], download: Callable[..., Path]
 ) -> tuple[Path, dict[str, Any]]:
     """The folder that a `from_pretrained` is given, from the Hub where there is none here, and the arguments left to load it."""
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f"give a folder, or user/name on the Hub, got {name!r}")
     hub = hub_arguments(given)
     rest = {key: value for key, value in given.items() if key not in hub or key == "variant"}
     if Path(name).is_dir() or not is_repo_id(name):

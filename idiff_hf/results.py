@@ -114,6 +114,15 @@ def check_results(results: Any) -> None:
             factors,
         )
     _check(results, _REQUIRED, "", factors)
+    training, config = results["training"], results["config"]
+    losses = dict.fromkeys(training["final_losses"], _NUMBER_OR_NULL)
+    # absent from results of earlier versions
+    waited = {"data_wait_fraction": float} if "data_wait_fraction" in training else {}
+    _check(training, {"final_losses": losses, **waited}, "training", factors)
+    if "data" in config:
+        _check(config["data"], {}, "config.data", factors)
+        if "factor_columns" in config["data"]:
+            _check(config["data"], {"factor_columns": list}, "config.data", factors)
     if generation is not None:
         _check(generation, _GENERATION, "generation", factors)
         ivae = generation["ivae"]
@@ -159,6 +168,8 @@ def _check(value: Any, required: Any, name: str, factors: tuple[str, ...]) -> No
             if key not in value:
                 raise ValueError(f"results: {inner} is missing: evaluate the run again")
             _check(value[key], part, inner, factors)
+    elif required is list and not isinstance(value, list | tuple):
+        raise ValueError(f"results: {name} must be a list, got {value!r}")
     elif required is str and not isinstance(value, str):
         raise ValueError(f"results: {name} must be a text, got {value!r}")
     elif required in (int, float) and (

@@ -504,6 +504,23 @@ def test_a_value_of_the_wrong_type_is_named() -> None:
         ("training", "seconds", float("nan"), "training.seconds must be a finite number, got nan"),
         ("hardware", "name", None, "hardware.name must be a text, got None"),
         ("model", "metrics", [], "model.metrics must be an object, got []"),
+        (
+            "training",
+            "final_losses",
+            {"kl": "x"},
+            "training.final_losses.kl must be a finite number, got 'x'",
+        ),
+        ("training", "final_losses", {"kl": []}, "training.final_losses.kl must be a finite number, got []"),
+        (
+            "training",
+            "data_wait_fraction",
+            None,
+            "training.data_wait_fraction must be a finite number, got None",
+        ),
+        ("config", "data", None, "config.data must be an object, got None"),
+        ("config", "data", "x", "config.data must be an object, got 'x'"),
+        ("config", "data", {"factor_columns": None}, "config.data.factor_columns must be a list, got None"),
+        ("config", "data", {"factor_columns": "x"}, "config.data.factor_columns must be a list, got 'x'"),
     ):
         results = copy.deepcopy(_results())
         results[section][key] = value

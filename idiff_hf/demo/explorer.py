@@ -35,7 +35,7 @@ MAX_STEPS = 50
 MAX_GUIDANCE = 10.0
 MAX_SEED = 2**31 - 1
 STRIP = 9
-"""Images of a strip, at most."""
+"""Images of a strip, of a latent that is a number."""
 DECIMALS = 3
 """Of the values of latents as a page shows them."""
 
@@ -291,7 +291,7 @@ class Explorer:
 
     def _points(self, latent: Latent) -> tuple[float, ...]:
         if latent.classes:
-            return tuple(float(value) for value in range(latent.classes)[:STRIP])
+            return tuple(float(value) for value in range(latent.classes))
         return tuple(round(value, 2) for value in np.linspace(latent.low, latent.high, STRIP).tolist())
 
     def _drawn(self, latents: Tensor, drawing: Drawing) -> np.ndarray:

@@ -23,10 +23,12 @@ class Conditioning(StrictModelMixin, ConfigMixin):
     Attributes:
         null_embedding: The learned null condition, None where it is zeros.
         null_shape: Of the condition of one sample.
+        code_dim: Width of z; None where it takes none.
     """
 
     null_embedding: nn.Parameter | None
     null_shape: tuple[int, ...]
+    code_dim: int | None = None
 
     def _set_null(self, null_condition: str, *shape: int) -> None:
         if null_condition not in NULL_CONDITIONS:
@@ -68,6 +70,7 @@ class _Projection(Conditioning):
 
     def _project(self, latent_dim: int, width: int, null_condition: str) -> None:
         self.projection = nn.Linear(latent_dim, width, bias=False)
+        self.code_dim = latent_dim
         self._set_null(null_condition, width)
 
     def embed(self, z: Tensor) -> Tensor:
@@ -163,6 +166,7 @@ class TokenConditioning(Conditioning):
             nn.SiLU(),
             nn.Conv1d(num_tokens * hidden_dim, num_tokens * token_dim, 1, groups=num_tokens),
         )
+        self.code_dim = num_tokens * numbers_per_token
         self._set_null(null_condition, num_tokens, token_dim)
 
     def embed(self, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from ..distributions import LatentDistribution
 from ..models import Autoencoder, Conditioning, IVAEModel
+from .checks import check_count, check_rows
 from .images import ImageInput, OutputType, prepare_images, prepare_vectors
+from .loading import check_place
 
 
 class LatentCoding(DiffusionPipeline):
@@ -54,10 +57,19 @@ class LatentCoding(DiffusionPipeline):
     @property
     def _sample_shape(self) -> tuple[int, int, int]:
         """Of what the diffusion runs on: pixels, or latents of `vae`."""
-        assert self.unet is not None and self.conditioning is not None
-        patch_size = int(self.conditioning.config["patch_size"])
-        size = int(self.unet.config["sample_size"]) * patch_size
-        return int(self.unet.config["in_channels"]) // patch_size**2, size, size
+        if self.unet is None or self.conditioning is None:
+            raise ValueError(
+                "this pipeline has neither an iVAE nor a U-Net with its conditioning: it is of no image size"
+            )
+        patch_size = check_count("patch_size of the conditioning", self.conditioning.config["patch_size"])
+        size = check_count("sample_size of the U-Net", self.unet.config["sample_size"]) * patch_size
+        channels, rest = divmod(int(self.unet.config["in_channels"]), patch_size**2)
+        if rest:
+            raise ValueError(
+                f"the U-Net's {self.unet.config['in_channels']} channels are not those of patches of {patch_size} x {patch_size}: "
+                "give the parts of one model"
+            )
+        return channels, size, size
 
     @property
     def takes_vectors(self) -> bool:
@@ -88,8 +100,7 @@ class LatentCoding(DiffusionPipeline):
         See `prepare_images` for what is accepted, and `codes` for what metrics take.
         """
         self._ivae()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        batch_size = check_count("batch_size", batch_size)
         latents = self._encode(self.prepare_images(images, resize), batch_size)
         self.maybe_free_model_hooks()
         return latents
@@ -98,6 +109,7 @@ class LatentCoding(DiffusionPipeline):
         """One number for each latent, `(B, D)`: z itself, of a categorical model the class (0, 1, ...), whose order means nothing."""
         if self.num_classes is None:
             return latents
+        check_rows("latents", latents, self.latent_dim)
         return latents.view(len(latents), -1, self.num_classes).argmax(dim=2).float()
 
     @torch.no_grad()
@@ -107,6 +119,7 @@ class LatentCoding(DiffusionPipeline):
         if self.takes_vectors:
             raise ValueError("this model is of vectors, not images: use pipe.ivae.decode(latents).sample")
         check_output_type(output_type)
+        batch_size = check_count("batch_size", batch_size)
         latents = self._check_latents(latents)
         bring(ivae)
         parts = [ivae.decode(part).sample.float() for part in latents.split(batch_size)]
@@ -124,6 +137,7 @@ class LatentCoding(DiffusionPipeline):
             raise ValueError(
                 "this model has no iVAE: it draws images, pipe(batch_size=8), and has no latents"
             )
+        check_place("ivae", self.ivae)
         return self.ivae
 
     def _encode(self, prepared: Tensor, batch_size: int = 256) -> Tensor:
@@ -139,21 +153,27 @@ class LatentCoding(DiffusionPipeline):
         return bring(self._ivae()).prior(aux).latent_dist
 
     def _check_latents(self, latents: Any) -> Tensor:
-        return self._check_rows("latents", latents, self.latent_dim).to(torch.float32)
+        return self._checked("latents", latents, self.latent_dim, torch.float32)
 
     def _check_aux(self, aux: Any) -> Tensor:
         ivae = self._ivae()
-        return self._check_rows("aux", aux, ivae.prior_encoder.aux_dim).to(ivae.dtype)
+        return self._checked("aux", aux, ivae.prior_encoder.aux_dim, ivae.dtype)
 
-    def _check_rows(self, name: str, value: Any, width: int) -> Tensor:
-        if not isinstance(value, Tensor) or value.ndim != 2 or value.shape[1] != width:
-            seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name} must be a tensor (B, {width}), got {seen}")
+    def _checked(self, name: str, value: Any, width: int, dtype: torch.dtype) -> Tensor:
+        """One row or more of finite numbers, as they are used: where the models are, and of this type."""
+        check_rows(name, value, width)
         if len(value) == 0:
             raise ValueError(f"{name} must have one row or more, got {tuple(value.shape)}")
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
-        return value.to(self._execution_device)
+        if value.is_complex():
+            raise ValueError(f"{name} must be real numbers, got {value.dtype}: give their real parts")
+        # where they are: they may be on the host, where a look at them waits for no device
+        rows = value.to(dtype)
+        if not bool(torch.isfinite(rows).all()):
+            # what overflows the type is not finite for the model either
+            largest = float(value.abs().max())
+            seen = f"{largest:.3g}, which {dtype} can't hold" if math.isfinite(largest) else "NaN or infinity"
+            raise ValueError(f"{name} must be finite, got {seen}")
+        return rows.to(self._execution_device)
 
     def _output(self, sample: Tensor, output_type: str) -> Any:
         return self.image_processor.postprocess(sample.clamp(-1.0, 1.0), output_type=output_type)

@@ -10,8 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import label_to_z
+from ..data import label_to_z as values_of_labels
 from ..latent_names import OF_A_FACTOR
+from .checks import (
+    check_count,
+    finite_number,
+    label_counts,
+    listed,
+    numbers,
+    real_number,
+    shown,
+    whole_number,
+)
 from .coding import LatentCoding
 from .guided import Guidance
 from .images import ImageInput, OutputType
@@ -29,7 +39,7 @@ class LatentEditing(LatentCoding):
         self,
         latents: Tensor,
         dims: Sequence[int | str] | int | str | None = None,
-        values: Sequence[float] | None = None,
+        values: Sequence[float] | float | None = None,
         decoder: Decoder = "ddpm",
         guidance_scale: float = 1.0,
         num_inference_steps: int = 20,
@@ -41,8 +51,8 @@ class LatentEditing(LatentCoding):
         Args:
             latents: One z, `(1, D)`, or `(1, D * classes)` of a categorical model, that is kept but for the latent that moves.
             dims: Latents to move, or one of them, 0 to D - 1, or names of factors (see `edit`); all by default.
-            values: What each is set to: numbers, by default from -1.5 to 1.5 (a factor known to the prior has unit variance, from about
-                -1.7 to 1.7); of a categorical model classes, by default all.
+            values: What each is set to: numbers or one of them, by default from -1.5 to 1.5 (a factor known to the prior has unit
+                variance, from about -1.7 to 1.7); of a categorical model classes, by default all.
             decoder: `ddpm` draws with the diffusion model, from the same noise everywhere; `ivae` is its own decoder.
             guidance_scale: gamma, for `ddpm`.
             num_inference_steps: Solver steps, for `ddpm`.
@@ -57,11 +67,11 @@ class LatentEditing(LatentCoding):
         """
         latents = self._one_row(latents, "latents")
         config = self._ivae().config
-        if isinstance(dims, int | str):
-            dims = [dims]
-        chosen = [self._latent(dim) for dim in (range(config["latent_dim"]) if dims is None else dims)]
+        dims = range(config["latent_dim"]) if dims is None else dims
+        chosen = [self._latent(dim) for dim in listed(dims)]
         if values is None:
             values = TRAVERSED if self.num_classes is None else range(self.num_classes)
+        values = listed(values)
         if len(chosen) == 0 or len(values) == 0:
             raise ValueError("dims and values must name one or more, got none: leave them out for all")
         rows = [self._replaced(latents, dim, value) for dim in chosen for value in values]
@@ -108,8 +118,7 @@ class LatentEditing(LatentCoding):
             raise ValueError(
                 "interpolate needs Gaussian latents: between two classes there is nothing, use traverse"
             )
-        if steps < 2:
-            raise ValueError(f"steps must be 2 or more, got {steps}")
+        steps = check_count("steps", steps, least=2)
         if mode not in ("linear", "spherical"):
             raise ValueError(f"mode must be linear or spherical, got {mode!r}")
         ends = [
@@ -158,16 +167,26 @@ class LatentEditing(LatentCoding):
             ValueError: One line for arguments that do not fit.
         """
         guidance = Guidance(guidance_scale)
-        self._check_drawing(num_inference_steps, output_type)
+        num_inference_steps = self._check_drawing(num_inference_steps, output_type)
         unet = self._guided_unet()
-        first = unet.sde.config["sampling_eps"] if start is None else start
-        if not 0.0 < first < 1.0:
-            raise ValueError(f"start must lie between 0 and 1, got {start}")
+        first = real_number(unet.sde.config["sampling_eps"] if start is None else start)
+        if first is None or not 0.0 < first < 1.0:
+            raise ValueError(f"start must lie between 0 and 1, got {shown(start)}")
+        if not isinstance(values, Mapping):
+            raise ValueError(f"values must be a mapping such as {{0: 1.0}}, got {shown(values)}")
+        keys: dict[int, int | str] = {}
+        for key in values:
+            latent = self._latent(key)
+            if latent in keys:
+                raise ValueError(
+                    f"{keys[latent]!r} and {key!r} are both latent {latent}: set it by one of them"
+                )
+            keys[latent] = key
         prepared = self.prepare_images(images, resize)
         z = self._encode(prepared)
         edited = z
-        for key, value in values.items():
-            edited = self._replaced(edited, self._latent(key), self._value(key, value))
+        for latent, key in keys.items():
+            edited = self._replaced(edited, latent, self._value(key, values[key]))
 
         times = flow_times(unet.sde, first, num_inference_steps)
         alpha = float(unet.sde.alpha_sigma(torch.tensor(first))[0])
@@ -187,6 +206,7 @@ class LatentEditing(LatentCoding):
         factors: Mapping[str, float | Sequence[float]] | Tensor | np.ndarray,
         factor_sizes: Sequence[int] | None = None,
         width: float = 0.05,
+        label_to_z: Literal["endpoints", "centers"] = "endpoints",
         **call: Any,
     ) -> Any:
         """Draw images whose factors are asked for: factors -> u -> z from the prior p(z|u) -> images.
@@ -194,11 +214,12 @@ class LatentEditing(LatentCoding):
         Args:
             factors: Values in [-0.5, 0.5] of all factors, `(B, K)` in the order of `factor_names` of the iVAE, or by name, a number or
                 B of them each. A factor that is not named is free: its u says the whole range.
-            factor_sizes: K numbers of labels. Given, `factors` are labels 0 .. n - 1, of the values label / (n - 1) - 0.5
-                (`aux.label_to_z: endpoints`).
+            factor_sizes: K numbers of labels. Given, `factors` are labels 0 .. n - 1, whose values `label_to_z` says.
             width: Of the interval that u says each factor asked for lies in, as a share of the factor's range, in [0, 1]: u states the mean
                 sqrt(12) z and the variance width^2, as `aux.name: interval` does.
-            **call: Passed to `__call__`.
+            label_to_z: With `factor_sizes`, that of the model's training (`aux.label_to_z`): the value of a label is label / (n - 1) - 0.5
+                by `endpoints`, (label + 0.5) / n - 0.5 by `centers`.
+            **call: Passed to `__call__`, but for `aux`.
 
         Returns:
             As `__call__`.
@@ -206,13 +227,18 @@ class LatentEditing(LatentCoding):
         Raises:
             ValueError: One line for values that do not fit, or for a model whose u states no means.
         """
-        return self(aux=self._aux_of(factors, factor_sizes, width), **call)
+        if "aux" in call:
+            raise ValueError(
+                "sample_factors makes aux from factors: leave aux out, or draw with pipe(aux=...)"
+            )
+        return self(aux=self._aux_of(factors, factor_sizes, width, label_to_z), **call)
 
     def _aux_of(
         self,
         factors: Mapping[str, float | Sequence[float]] | Tensor | np.ndarray,
         factor_sizes: Sequence[int] | None = None,
         width: float = 0.05,
+        label_to_z: str = "endpoints",
     ) -> Tensor:
         """u `(B, 2 K)` that states these factors."""
         config = self._ivae().config
@@ -222,62 +248,64 @@ class LatentEditing(LatentCoding):
                 f"factors cannot be asked for: this model's u states no means of them (aux_moments={config['aux_moments']!r}), "
                 "draw with pipe(aux=...)"
             )
-        if not 0.0 <= width <= 1.0:
-            raise ValueError(f"width must lie in [0, 1], got {width}")
-        if factor_sizes is not None and len(factor_sizes) != num_factors:
-            raise ValueError(
-                f"factor_sizes must be {num_factors} numbers, one a factor, got {len(factor_sizes)}"
-            )
+        share = real_number(width)
+        if share is None or not 0.0 <= share <= 1.0:
+            raise ValueError(f"width must lie in [0, 1], got {shown(width)}")
+        if label_to_z not in ("endpoints", "centers"):
+            raise ValueError(f"label_to_z must be endpoints or centers, got {shown(label_to_z)}")
         if isinstance(factors, Mapping):
             unknown = [name for name in factors if name not in names]
             if unknown:
                 raise ValueError(
                     f"factors must be among {', '.join(names) or 'none, this model has no names'}, got {', '.join(map(str, unknown))}"
                 )
-            asked = {names.index(name): torch.as_tensor(value) for name, value in factors.items()}
-        else:
-            factors = torch.as_tensor(factors)
-            if factors.ndim != 2 or factors.shape[1] != num_factors:
-                raise ValueError(f"factors must be (B, {num_factors}), got {tuple(factors.shape)}")
-            asked = dict(enumerate(factors.unbind(1)))
-        if any(value.numel() == 0 for value in asked.values()):
-            raise ValueError("factors must be of one image or more, got none")
-        if factor_sizes is not None:
-            for factor, label in asked.items():
-                size = factor_sizes[factor]
-                if not bool(((label == label.round()) & (label >= 0) & (label < size)).all()):
+            given = {names.index(name): numbers(value) for name, value in factors.items()}
+            for factor, array in given.items():
+                if array.ndim > 1:
                     raise ValueError(
-                        f"labels of {names[factor] if names else factor} must be whole numbers from 0 to {size - 1}, got {label.tolist()}"
+                        f"factors by name must be a number or a list each, got an array {array.shape} of {names[factor]}"
                     )
-            asked = {
-                factor: label_to_z(label.long().reshape(-1, 1), [factor_sizes[factor]], "endpoints").squeeze(
-                    1
-                )
-                for factor, label in asked.items()
-            }
-        lengths = {len(value.reshape(-1)) for value in asked.values()} - {1}
+        else:
+            table = numbers(factors)
+            if table.ndim != 2 or table.shape[1] != num_factors:
+                raise ValueError(f"factors must be (B, {num_factors}), got {table.shape}")
+            given = dict(enumerate(table.T))
+        if any(array.size == 0 for array in given.values()):
+            raise ValueError("factors must be of one image or more, got none")
+        lengths = {array.size for array in given.values()} - {1}
         if len(lengths) > 1:
             raise ValueError(
                 f"factors must have one length, or be single numbers, got lengths {sorted(lengths)}"
             )
+        sizes = None if factor_sizes is None else label_counts(factor_sizes, num_factors)
         aux = torch.cat([torch.zeros(num_factors), torch.ones(num_factors)])
         aux = aux.repeat(lengths.pop() if lengths else 1, 1)
-        for factor, value in asked.items():
+        for factor, array in given.items():
+            if sizes is not None:
+                value = _of_labels(array, sizes[factor], label_to_z, names[factor] if names else factor)
+            else:
+                value = torch.from_numpy(array.astype(np.float32))
             if not bool((value.abs() <= 0.5).all()):
+                outside = array.reshape(-1)[~(value.abs() <= 0.5).reshape(-1).numpy()]
                 raise ValueError(
-                    f"factors must lie in [-0.5, 0.5], or be labels with factor_sizes given, got {value.tolist()}"
+                    f"factors must lie in [-0.5, 0.5], or be labels with factor_sizes given, got {', '.join(map(str, outside[:8]))}"
                 )
             aux[:, factor] = math.sqrt(12.0) * value
-            aux[:, num_factors + factor] = width**2
+            aux[:, num_factors + factor] = share**2
         return aux
 
-    def _latent(self, key: int | str) -> int:
+    def _latent(self, key: Any) -> int:
         """The latent of this number, or of the factor of this name."""
         config = self._ivae().config
         if not isinstance(key, str):
-            if not 0 <= key < config["latent_dim"]:
-                raise ValueError(f"latents are numbered from 0 to {config['latent_dim'] - 1}, got {key}")
-            return key
+            number = whole_number(key)
+            if number is None:
+                raise ValueError(
+                    f"a latent is said by its number or the name of its factor, got {shown(key)}"
+                )
+            if not 0 <= number < config["latent_dim"]:
+                raise ValueError(f"latents are numbered from 0 to {config['latent_dim'] - 1}, got {number}")
+            return number
         names = tuple(config["factor_names"])
         if config["prior_type"] not in OF_A_FACTOR:
             raise ValueError(
@@ -292,12 +320,12 @@ class LatentEditing(LatentCoding):
         """What the latent is set to: for a factor the prior's own mean, or class, where u says this value of it."""
         if not isinstance(key, str):
             return value
-        aux = self._aux_of({key: _finite(value)}).to(self._execution_device, self._ivae().dtype)
+        aux = self._aux_of({key: finite_number(value)}).to(self._execution_device, self._ivae().dtype)
         return float(self.codes(self._prior(aux).mode())[0, self._latent(key)])
 
     def _replaced(self, latents: Tensor, latent: int, value: float) -> Tensor:
         """`latents` with one of them set, to a number or to a class."""
-        value = _finite(value)
+        value = finite_number(value)
         latents = latents.clone()
         classes = self.num_classes
         if classes is None:
@@ -326,6 +354,9 @@ class LatentEditing(LatentCoding):
         output_type: OutputType,
     ) -> Any:
         """An image of each row, all of them from the same noise."""
+        whole = whole_number(seed)
+        if whole is None or not -(2**63) <= whole < 2**64:
+            raise ValueError(f"seed must be a whole number from -2^63 to 2^64 - 1, got {shown(seed)}")
         if decoder == "ivae":
             return self.decode(latents, output_type)
         if decoder != "ddpm":
@@ -335,7 +366,7 @@ class LatentEditing(LatentCoding):
             latents=latents,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
-            generator=[torch.Generator(device).manual_seed(seed) for _ in latents],
+            generator=[torch.Generator(device).manual_seed(whole) for _ in latents],
             output_type=output_type,
         ).images
 
@@ -353,12 +384,11 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     return (torch.sin((1.0 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
 
-def _finite(value: Any) -> float:
-    """What one latent is set to in every image."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"a latent must be set to one finite number for all images, got {value}")
-    return number
+def _of_labels(labels: np.ndarray, size: int, mode: str, name: str | int) -> Tensor:
+    """The values of one factor's labels."""
+    if not bool(((labels == np.round(labels)) & (labels >= 0) & (labels < size)).all()):
+        raise ValueError(
+            f"labels of {name} must be whole numbers from 0 to {size - 1}, got {labels.tolist()}"
+        )
+    whole = torch.from_numpy(labels.reshape(-1, 1).astype(np.int64))
+    return values_of_labels(whole, [size], mode).squeeze(1)

@@ -125,6 +125,8 @@ class GuidedUNet:
 
     def _predict(self, sample: Tensor, timestep: Tensor, condition: Tensor | None) -> Tensor:
         inside = sample.to(self.unet.dtype)
+        # the U-Net alone may be in half precision
+        condition = None if condition is None else condition.to(self.unet.dtype)
         return denoise(self.unet, self.conditioning, inside, timestep.expand(len(sample)), condition).to(
             sample.dtype
         )

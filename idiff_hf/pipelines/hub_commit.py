@@ -17,7 +17,16 @@ from huggingface_hub import (
 )
 
 from ..folders import MANIFEST, file_behind, manifest_bytes, verify_files
-from ..hub_folder import COMPONENTS, TOP_FILES, holds_token, hub_errors, is_repo_id, path_prefix
+from ..hub_folder import (
+    COMPONENTS,
+    TOP_FILES,
+    files_of_all_variants,
+    holds_token,
+    hub_errors,
+    is_repo_id,
+    path_prefix,
+)
+from .loading import read_index, unwrapped
 
 CARD = "README.md"
 RESULTS = "results.json"
@@ -51,18 +60,15 @@ pipe = IVAEDiffusionPipeline.from_pretrained({{ reference }})
 
 
 def pipeline_files(folder: Path) -> dict[str, Path | bytes]:
-    """What is sent of a saved pipeline, by path in the repository: weights of every variant, configurations, index; verified first.
+    """What is sent of a saved pipeline, by path in the repository: what `from_pretrained` reads of any variant; verified first.
+
+    What lies there of a component that the index does not name, or under another name, is of something else and stays.
 
     Raises:
-        ValueError: One line: a file differs from the manifest, or is a link that leads elsewhere.
+        ValueError: One line: the index is none that is loaded, a file differs from the manifest, or is a link that leads elsewhere.
     """
-    places = ("", *COMPONENTS)
-    found = [path.relative_to(folder).as_posix() for place in places for path in (folder / place).glob("*")]
-    names = [
-        name
-        for name in found
-        if _OURS.fullmatch(name) and name not in (CARD, RESULTS) and "figures/" not in name
-    ]
+    parts = {name for name, cls in read_index(folder).items() if cls is not None}
+    names = [name for name in files_of_all_variants(folder) if "/" not in name or name.split("/")[0] in parts]
     if MANIFEST in names:
         names.remove(MANIFEST)
         verify_files(folder, names)
@@ -100,7 +106,7 @@ def plain_card(
         pipeline_tag="image-to-image" if has_ivae else "unconditional-image-generation",
         tags=["idiff_hf"],
     )
-    parts = [f"`{type(part).__name__}`" for part in components.values() if part is not None]
+    parts = [f"`{type(unwrapped(part)).__name__}`" for part in components.values() if part is not None]
     card = ModelCard.from_template(
         data,
         template_str=_PLAIN_CARD,

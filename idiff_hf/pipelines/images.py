@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,10 +35,11 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
         ValueError: One line for images of another kind, number of channels or range, or of another size without `resize`.
 
     Warns:
-        UserWarning: A float tensor without a negative number, which is likely to be in [0, 1], as a pipeline's `pt` output is.
+        UserWarning: A float tensor without a negative number, which is likely to be in [0, 1], as a pipeline's `pt` output is; or uint8
+            whose largest number is 1, which is likely to be 0 and 1.
     """
-    if isinstance(images, Tensor | np.ndarray) and images.dtype in (torch.bool, np.bool_):
-        raise ValueError("images of true and false have no range: give uint8, 255 times them")
+    if isinstance(images, Tensor | np.ndarray):
+        _check_dtype(images)
     if isinstance(images, Tensor):
         tensor = images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images.float()
     elif isinstance(images, np.ndarray):
@@ -46,10 +47,9 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
         array = torch.from_numpy(images.astype(np.float32) / scale)
         tensor = (array.movedim(-1, 1) if array.ndim == 4 else array) * 2.0 - 1.0
     else:
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-        tensor = _from_pictures(pictures, channels, size, resize)
+        tensor = _from_pictures(images, channels, size, resize)
     shape = tuple(tensor.shape)
-    if tensor.ndim != 4 or shape[1] != channels or len(tensor) == 0:
+    if tensor.ndim != 4 or shape[1] != channels or 0 in shape:
         raise ValueError(
             f"images must be {channels}x{size}x{size} for this model (tensors channels first, arrays channels last), got {shape}"
         )
@@ -59,9 +59,14 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
             f"images must lie in [-1, 1] (tensor), [0, 1] (array) or be uint8, got {getattr(images, 'dtype', 'pictures')} that "
             f"come to {low:.3g} to {high:.3g} in units of [-1, 1]"
         )
-    if isinstance(images, Tensor) and images.is_floating_point() and 0.0 <= low < high:
+    if isinstance(images, Tensor) and _is_float(images) and 0.0 <= low < high:
         warnings.warn(
             f"float tensors are read as [-1, 1], and these lie in [{low:.3g}, {high:.3g}]: give 2 * images - 1 if they are in [0, 1]",
+            stacklevel=3,
+        )
+    if isinstance(images, Tensor | np.ndarray) and not _is_float(images) and images.max() == 1:
+        warnings.warn(
+            "uint8 is read as 0 to 255, and the largest number here is 1: give 255 * images if they are 0 and 1",
             stacklevel=3,
         )
     if shape[2:] == (size, size):
@@ -76,16 +81,32 @@ def prepare_images(images: ImageInput, channels: int, size: int, resize: bool = 
     return functional.interpolate(cut, (size, size), mode="bicubic", antialias=True).clamp(-1.0, 1.0)
 
 
-def _from_pictures(pictures: list[Any], channels: int, size: int, resize: bool) -> Tensor:
+def _is_float(images: np.ndarray | Tensor) -> bool:
+    return images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
+
+
+def _check_dtype(images: np.ndarray | Tensor) -> None:
+    """Refuse numbers whose range nothing says."""
+    if images.dtype in (torch.bool, np.bool_):
+        raise ValueError("images of true and false have no range: give uint8, 255 times them")
+    if images.dtype not in (torch.uint8, np.uint8) and not _is_float(images):
+        raise ValueError(f"images must be uint8 in 0 to 255, or floats, got {images.dtype}: convert them")
+
+
+def _from_pictures(given: Any, channels: int, size: int, resize: bool) -> Tensor:
+    pictures = list(given) if isinstance(given, Iterable) else [given]
     others = sorted({type(item).__name__ for item in pictures if not isinstance(item, Image.Image)})
     if others or not pictures:
+        listed = "a list of " if isinstance(given, Iterable) else ""
         raise ValueError(
             "images must be one or a list of PIL images, an array (B, H, W, C) or a tensor (B, C, H, W), "
-            f"got {'a list of ' + ', '.join(others) if others else 'an empty list'}"
+            f"got {listed + ', '.join(others) if others else 'an empty list'}"
         )
     sizes = sorted({picture.size for picture in pictures})
+    seen = ", ".join(f"{width}x{height}" for width, height in sizes)
+    if any(0 in each for each in sizes):
+        raise ValueError(f"images must have pixels, got {seen}")
     if not resize and sizes != [(size, size)]:
-        seen = ", ".join(f"{width}x{height}" for width, height in sizes)
         raise ValueError(
             f"images must be {size}x{size} for this model, got {seen}: resize them, or pass resize=True"
         )
@@ -97,12 +118,20 @@ def _from_pictures(pictures: list[Any], channels: int, size: int, resize: bool) 
 
 
 def prepare_vectors(vectors: Any, channels: int) -> Tensor:
-    """Vectors, `(B, channels)` or `(B, channels, 1, 1)`, as images of one pixel `(B, channels, 1, 1)`.
+    """Vectors, `(B, channels)` or `(B, channels, 1, 1)`, as images of one pixel `(B, channels, 1, 1)` float32.
 
     Raises:
-        ValueError: One line for anything else.
+        ValueError: One line for anything else, no vector, or numbers that are not finite.
     """
     if not isinstance(vectors, Tensor) or tuple(vectors.shape[1:]) not in ((channels,), (channels, 1, 1)):
         seen = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         raise ValueError(f"this model takes vectors, a tensor (B, {channels}), got {seen}")
+    if len(vectors) == 0 or vectors.is_complex():
+        seen = f"{vectors.dtype} {tuple(vectors.shape)}"
+        raise ValueError(f"this model takes one vector of real numbers or more, got {seen}")
+    vectors = vectors.float()
+    if not bool(torch.isfinite(vectors).all()):
+        raise ValueError(
+            "this model takes vectors that are finite in float32, got NaN, infinity or more than that holds"
+        )
     return vectors.reshape(len(vectors), channels, 1, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
+from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from ..hub_folder import (
     hub_arguments,
 )
 from ..models import CONDITIONINGS, IVAEModel, load_strict
+from ..models.strict import read_json_object
 from ..schedulers import VPSDEScheduler
 
 LIBRARY = "idiff_hf"
@@ -88,58 +90,45 @@ def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_scheduler(cls: Any, folder: Path) -> Any:
+    """The scheduler of a folder, by its config, which is read here: diffusers would follow a path, or a name on the Hub, that is in it."""
     path = folder / str(cls.config_name)
-    if not path.is_file():
-        # diffusers would take a relative path for the name of a repository and ask the Hub
-        raise ValueError(f"{path} is missing: the folder of a {cls.__name__} holds one")
-    try:
-        return cls.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
+    config = read_json_object(path, cls.__name__)
+    # never written: it would have diffusers put its own defaults in the place of what the file says
+    config.pop("_use_default_values", None)
+    schedulers = allowed_classes()["scheduler"].values()
+    known = {key for each in schedulers for key in signature(each.__init__).parameters} - {
+        "self",
+        "args",
+        "kwargs",
+    }
+    unknown = sorted(key for key in config if key not in known and not key.startswith("_"))
+    if unknown:
+        raise ValueError(f"{path} has keys that no scheduler knows: {', '.join(unknown)}")
+    for key in ("num_train_timesteps", "prediction_type"):
+        if key not in config:
+            raise ValueError(f"{path} has no {key}: images drawn by a default would be others")
+    betas, count = config.get("trained_betas"), config["num_train_timesteps"]
+    if isinstance(betas, list) and len(betas) != count:
         raise ValueError(
-            f"{folder} can't be loaded as {cls.__name__}: {' '.join(str(error).split())}"
+            f"{path} has {len(betas)} trained_betas for num_train_timesteps {count!r}: one each is needed"
+        )
+    try:
+        return cls.from_config(config)
+    except Exception as error:  # by scheduler and by value: TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError ...
+        raise ValueError(
+            f"{folder} can't be loaded as {cls.__name__}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
         ) from None
-
-
-def tidy_saved(folder: Path) -> None:
-    """Make what diffusers saved independent of where it was made: public names of our classes, no paths of this machine."""
-    path = folder / INDEX
-    index = json.loads(path.read_text(encoding="utf-8"))
-    index.pop("_name_or_path", None)
-    for name, entry in index.items():
-        if isinstance(entry, list) and str(entry[0]).startswith(LIBRARY):
-            index[name] = [LIBRARY, entry[1]]
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in (folder / name / "config.json" for name in COMPONENTS):
-        if path.is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if config.pop("_name_or_path", None) is not None:
-                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_index(folder: Path) -> dict[str, type[Any] | None]:
     """The class of each component of a saved folder; only ours, and only in the places where they belong."""
-    import diffusers
-
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(
             f"{folder} is no saved pipeline: there is no {INDEX} in it (training writes one to OUTPUT_DIR/pipeline)"
         )
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    ours: dict[str, dict[tuple[str, str], type[Any]]] = {
-        "ivae": {(LIBRARY, IVAEModel.__name__): IVAEModel},
-        "unet": {("diffusers", cls.__name__): cls for cls in (UNet2DModel, UNet2DConditionModel)},
-        "conditioning": {(LIBRARY, name): cls for name, cls in CONDITIONINGS.items()},
-        "scheduler": {
-            **{("diffusers", name): getattr(diffusers, name) for name in VPSDEScheduler._compatibles},
-            (LIBRARY, VPSDEScheduler.__name__): VPSDEScheduler,
-        },
-        "vae": {("diffusers", cls.__name__): cls for cls in (AutoencoderKL, VQModel)},
-    }
-    if not isinstance(index, dict) or index.get("_class_name") != PIPELINE:
+    index, ours = read_json_object(path, PIPELINE), allowed_classes()
+    if index.get("_class_name") != PIPELINE:
         raise ValueError(f"{path} must name _class_name {PIPELINE!r}")
     unknown = sorted(name for name in index if not name.startswith("_") and name not in ours)
     if unknown:
@@ -156,13 +145,45 @@ def read_index(folder: Path) -> dict[str, type[Any] | None]:
             classes[name] = None
         elif known:
             classes[name] = allowed[cast(tuple[str, str], tuple(entry))]
-        elif name == "scheduler":
-            raise ValueError(
-                f"{path}: scheduler must be {LIBRARY}.VPSDEScheduler or a diffusers scheduler compatible with it, got {entry}"
-            )
         else:
-            names = " or ".join(".".join(pair) for pair in allowed)
-            raise ValueError(f"{path}: {name} must be {names}, got {entry}")
+            raise ValueError(f"{path}: {name} must be {wanted(name)}, got {entry}")
     if classes["ivae"] is None and classes["unet"] is None:
         raise ValueError(f"{path} names neither an ivae nor a unet: nothing to load")
     return classes
+
+
+@cache
+def allowed_classes() -> dict[str, dict[tuple[str, str], type[Any]]]:
+    """The classes that each component may have, by what `model_index.json` says of them: library and name."""
+    import diffusers
+
+    return {
+        "ivae": {(LIBRARY, IVAEModel.__name__): IVAEModel},
+        "unet": {("diffusers", cls.__name__): cls for cls in (UNet2DModel, UNet2DConditionModel)},
+        "conditioning": {(LIBRARY, name): cls for name, cls in CONDITIONINGS.items()},
+        "scheduler": {
+            **{("diffusers", name): getattr(diffusers, name) for name in VPSDEScheduler._compatibles},
+            (LIBRARY, VPSDEScheduler.__name__): VPSDEScheduler,
+        },
+        "vae": {("diffusers", cls.__name__): cls for cls in (AutoencoderKL, VQModel)},
+    }
+
+
+def wanted(name: str) -> str:
+    """The classes that a component may have, in words."""
+    if name == "scheduler":
+        return f"{LIBRARY}.VPSDEScheduler or a diffusers scheduler compatible with it"
+    return " or ".join(".".join(pair) for pair in allowed_classes()[name])
+
+
+def unwrapped(part: Any) -> Any:
+    """The component itself, of one that `torch.compile` wrapped."""
+    return getattr(part, "_orig_mod", part)
+
+
+def check_place(name: str, part: Any) -> None:
+    """Refuse a component that belongs in another place; `ValueError` in one line."""
+    cls = type(unwrapped(part))
+    for place, allowed in allowed_classes().items():
+        if place != name and issubclass(cls, tuple(allowed.values())):
+            raise ValueError(f"{name} must be {wanted(name)}, got {cls.__name__}: that belongs in {place}")

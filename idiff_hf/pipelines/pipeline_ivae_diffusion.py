@@ -6,19 +6,17 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
-from diffusers import SchedulerMixin, UNet2DConditionModel, UNet2DModel
+from diffusers import PNDMScheduler, SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..folders import MANIFEST
 from ..hub_folder import download_pipeline, hub_arguments
 from ..models import (
     AdditiveConditioning,
@@ -30,15 +28,17 @@ from ..models import (
     decode_latents,
     encode_latents,
 )
+from .checks import check_count, shown, tensors_asked_for, tensors_returned, whole_number
 from .coding import bring, check_output_type
 from .editing import LatentEditing
 from .guided import Guidance, GuidedUNet
 from .hub_commit import CARD, check_target, commit_files, pipeline_files, plain_card, with_manifest
 from .images import ImageInput, OutputType
-from .loading import check_arguments, load_components, open_folder, tidy_saved
+from .loading import PIPELINE, check_arguments, check_place, load_components, open_folder, unwrapped
+from .saving import check_components, save_whole
 
 GeneratorInput = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
-StepCallback = Callable[["IVAEDiffusionPipeline", int, Tensor, dict[str, Any]], dict[str, Any]]
+StepCallback = Callable[["IVAEDiffusionPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass
@@ -85,21 +85,36 @@ class IVAEDiffusionPipeline(LatentEditing):
         self._guidance_scale, self._interrupt, self._num_timesteps = 1.0, False, 0
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
-        """Save every component as JSON and safetensors.
+        """Save every component as JSON and safetensors: all of it, or nothing is changed.
 
         `model_index.json` names `idiff_hf` and the public class, not the module that holds it today, so that moving a module breaks no
-        published folder. The folders that components were loaded from are not named.
+        published folder; a subclass of this pipeline is saved as this one. The folders that components were loaded from are not named.
+
+        Args:
+            save_directory: The folder, created where it is missing. Weights of another variant that lie there stay.
+            **kwargs: `variant` and `max_shard_size`, as in diffusers.
+
+        Raises:
+            ValueError: One line, for a component that `from_pretrained` would refuse, an argument that would write pickles or that is
+                unknown, a place that is no folder, or a disk that is full.
         """
+        if not isinstance(save_directory, str | os.PathLike):
+            raise ValueError(f"save_directory must be a path, got {save_directory!r}")
         if not kwargs.pop("safe_serialization", True):
             raise ValueError("safe_serialization=False would write pickles: idiff_hf saves safetensors only")
         if kwargs.pop("push_to_hub", False):
             raise ValueError(
                 "push_to_hub=True is refused: call pipe.push_to_hub(repo_id), or `idiff publish` with the saved folder"
             )
-        # a manifest of what is overwritten here would be untrue
-        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-        tidy_saved(Path(save_directory))
+        if unknown := sorted(kwargs.keys() - {"variant", "max_shard_size"}):
+            raise ValueError(f"unknown argument for {PIPELINE}.save_pretrained: {', '.join(unknown)}")
+        check_components(self.components)
+        write = super().save_pretrained
+        save_whole(
+            lambda folder: write(folder, safe_serialization=True, **kwargs),
+            Path(save_directory),
+            kwargs.get("variant"),
+        )
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -244,7 +259,9 @@ class IVAEDiffusionPipeline(LatentEditing):
             return_dict: Whether an output object is wanted, or a tuple.
             callback_on_step_end: Called after each step as `callback(pipe, i, timestep, tensors)`; tensors that it returns, if any, take
                 the place of those in use. See `interrupt` and `guidance_scale` for what else it can do.
-            callback_on_step_end_tensor_inputs: Which tensors it is given: `sample` x_t, `condition` of z, `null_condition`.
+            callback_on_step_end_tensor_inputs: Which tensors it is given: `sample` x_t, `condition` of z, `null_condition`; of a callback
+                of diffusers, those that it names itself. Schedulers in sigma space, such as EulerDiscrete, have `sample` at their own
+                scale, x_t / alpha_t.
 
         Returns:
             An `IVAEDiffusionPipelineOutput`, or the tuple `(images, latents)`.
@@ -254,22 +271,23 @@ class IVAEDiffusionPipeline(LatentEditing):
         """
         self._check_source(images=images, latents=latents, aux=aux, batch_size=batch_size)
         Guidance(guidance_scale, guidance_interval, guidance_rescale)
-        self._check_drawing(num_inference_steps, output_type)
-        if num_images_per_input < 1:
-            raise ValueError(f"num_images_per_input must be 1 or more, got {num_images_per_input}")
-        unknown = [
-            name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs
-        ]
-        if unknown:
+        num_inference_steps = self._check_drawing(num_inference_steps, output_type)
+        if isinstance(self.scheduler, PNDMScheduler) and num_inference_steps < 4:
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}, got {', '.join(unknown)}"
+                f"PNDMScheduler needs num_inference_steps of 4 or more, got {num_inference_steps}"
             )
+        num_images_per_input = check_count("num_images_per_input", num_images_per_input)
+        asked_for = tensors_asked_for(
+            callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        )
 
         # 1. z of each image
+        rows: Tensor | None = None
         if images is not None:
-            images = self.prepare_images(images, resize)
-        given = next(value for value in (images, latents, aux, batch_size) if value is not None)
-        count = (given if isinstance(given, int) else len(given)) * num_images_per_input
+            rows = self.prepare_images(images, resize)
+        elif self.ivae is not None:
+            rows = self._check_latents(latents) if aux is None else self._check_aux(aux)
+        count = (check_count("batch_size", batch_size) if rows is None else len(rows)) * num_images_per_input
         if isinstance(generator, tuple):
             generator = list(generator)
         if not all(
@@ -282,14 +300,14 @@ class IVAEDiffusionPipeline(LatentEditing):
                 f"generator must be one or a list of {count}, one for each image, got {len(generator)}"
             )
         device = self._execution_device
-        if isinstance(given, int):
+        if rows is None:
             z = torch.zeros(count, 0, device=device)
         elif aux is not None:
-            prior = self._prior(self._check_aux(aux).repeat_interleave(num_images_per_input, dim=0))
+            prior = self._prior(rows.repeat_interleave(num_images_per_input, dim=0))
             z = prior.sample(randn_tensor((count, *prior.noise_shape), generator=generator, device=device))
         else:
-            rows = self._check_latents(latents) if images is None else self._encode(images)
-            z = rows.repeat_interleave(num_images_per_input, dim=0)
+            codes = rows if images is None else self._encode(rows)
+            z = codes.repeat_interleave(num_images_per_input, dim=0)
 
         # 2. Noise, times and conditions. The scheduler's times stay on the host: a solver reads them, and must not wait for the device.
         unet = self._guided_unet()
@@ -313,13 +331,8 @@ class IVAEDiffusionPipeline(LatentEditing):
             sample = self.scheduler.step(prediction, timestep, sample, **step_kwargs).prev_sample
             if callback_on_step_end is not None:
                 tensors = {"sample": sample, "condition": condition, "null_condition": null_condition}
-                asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                changed = callback_on_step_end(self, i, timestep, asked) or {}
-                if unknown := [name for name in changed if name not in tensors]:
-                    raise ValueError(
-                        f"callback_on_step_end must return any of {', '.join(tensors)} by name, got {', '.join(unknown)}"
-                    )
-                tensors |= changed
+                asked = {name: tensors[name] for name in asked_for}
+                tensors |= tensors_returned(callback_on_step_end(self, i, timestep, asked), tensors)
                 sample, condition, null_condition = tensors.values()
         return self._finish(sample, z, output_type, return_dict)
 
@@ -354,24 +367,30 @@ class IVAEDiffusionPipeline(LatentEditing):
         given = [name for name, value in sources.items() if value is not None]
         size = sources["batch_size"]
         if self.ivae is None:
-            if given != ["batch_size"] or size < 1:
+            if given != ["batch_size"] or whole_number(size) is None or size < 1:
                 raise ValueError(
                     "this model is unconditional: give batch_size=1 or more and neither images, latents nor aux, "
-                    f"got {f'batch_size={size}' if given == ['batch_size'] else ' and '.join(given) or 'none'}"
+                    f"got {f'batch_size={shown(size)}' if given == ['batch_size'] else ' and '.join(given) or 'none'}"
                 )
         elif len(given) != 1 or size is not None:
             raise ValueError(
                 f"give exactly one of images, latents and aux (batch_size is for unconditional models), got {' and '.join(given) or 'none'}"
             )
 
-    def _check_drawing(self, num_inference_steps: int, output_type: str) -> None:
+    def _check_drawing(self, num_inference_steps: int, output_type: str) -> int:
+        """Refuse what can't draw; the number of steps as an int."""
         if self.unet is None or self.conditioning is None or self.scheduler is None:
             raise ValueError("this model has no U-Net: use reconstruct(images) or decode(latents)")
-        if not isinstance(num_inference_steps, Integral):
-            raise ValueError(f"num_inference_steps must be a whole number, got {num_inference_steps!r}")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be 1 or more, got {num_inference_steps}")
+        for name, part in self.components.items():
+            check_place(name, part)
+        takes, gives = unwrapped(self.conditioning).code_dim, None if self.ivae is None else self.latent_dim
+        if takes != gives:
+            raise ValueError(
+                f"the conditioning takes z of {takes or 'no'} numbers, and the iVAE gives {gives or 'none'}: "
+                "give the parts of one model"
+            )
         check_output_type(output_type)
+        return check_count("num_inference_steps", num_inference_steps)
 
 
 def _takes_generator(scheduler: Any) -> bool:

@@ -90,6 +90,13 @@ def test_a_strip_is_a_traversal(kind: str) -> None:
         np.testing.assert_array_equal(images, pixels(rows[0]))
 
 
+def test_a_strip_of_classes_has_all_of_them() -> None:
+    found = Explorer(make("categorical", num_categories=10), "tiny")
+    strip = found.strip([0.0] * 6, 0, Drawing("DDIM", num_inference_steps=1))
+    assert strip.values == tuple(map(float, range(10)))
+    assert strip.ddpm is not None and len(strip.ivae) == len(strip.ddpm) == 10
+
+
 def test_with_its_own_noise_a_drawing_is_an_edit() -> None:
     found, pipeline = explorer("additive"), one("additive")
     values, _ = found.within(found.encode(IMAGE))

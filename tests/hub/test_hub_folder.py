@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.utils import filter_repo_objects
 
 from idiff_hf import IVAEDiffusionPipeline
@@ -27,7 +28,9 @@ from idiff_hf.hub_folder import (
     is_repo_id,
     redact,
 )
+from idiff_hf.pipelines.hub_commit import pipeline_files, plain_card
 from tests.faults.figures import Figure
+from tests.pipelines.pipes import one
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -382,3 +385,24 @@ def test_a_mutated_index_imports_nothing_and_opens_nothing_elsewhere(
         "F21",
         f"{count:,} mutations: {refused:,} refused in one line, {loaded} without effect; nothing imported, nothing read elsewhere",
     )
+
+
+def test_only_what_the_index_names_and_loading_reads_is_sent(tmp_path: Path) -> None:
+    one("kl").save_pretrained(tmp_path)
+    one("additive").save_pretrained(tmp_path)
+    one("additive").save_pretrained(tmp_path, variant="fp16", max_shard_size="4KB")
+    assert (tmp_path / "vae" / f"{WEIGHTS}.safetensors").is_file()
+    for name in ("ivae/note.json", "ivae/other.safetensors", "note.json", f"ivae/{WEIGHTS}.a..b.safetensors"):
+        (tmp_path / name).write_text("of something else")
+    sent = set(pipeline_files(tmp_path))
+    read = {*files_to_read(tmp_path), *files_to_read(tmp_path, "fp16")}
+    assert sent == read - {"vae/config.json", f"vae/{WEIGHTS}.safetensors"}
+    assert {"model_index.json", "scheduler/scheduler_config.json", f"ivae/{WEIGHTS}.safetensors"} <= sent
+    assert f"ivae/{WEIGHTS}.safetensors.index.fp16.json" in sent
+    assert any(name.startswith(f"ivae/{WEIGHTS}.fp16-00001-of-") for name in sent)
+
+
+def test_the_card_names_the_class_of_a_compiled_part() -> None:
+    parts = {**one("additive").components, "unet": torch.compile(one("additive").unet, backend="eager")}
+    card = plain_card(parts, "user/model")
+    assert "`UNet2DModel`" in card and "OptimizedModule" not in card

@@ -190,6 +190,29 @@ def test_labels_of_factors(pipe: IVAEDiffusionPipeline) -> None:
     torch.testing.assert_close(pipe._aux_of({"shape": 3}, sizes), pipe._aux_of({"shape": 0.5}))
 
 
+def test_labels_have_the_values_of_the_models_training(pipe: IVAEDiffusionPipeline) -> None:
+    """By hand: the first of four classes is an end of the range, or the centre of its first quarter."""
+    sizes, told = (10, 10, 10, 8, 4, 15), {"num_inference_steps": 1, "output_type": "pt"}
+    assert torch.equal(pipe._aux_of({"shape": 0}, sizes, 0.05, "endpoints"), pipe._aux_of({"shape": -0.5}))
+    assert torch.equal(pipe._aux_of({"shape": 0}, sizes, 0.05, "centers"), pipe._aux_of({"shape": -0.375}))
+    ends, middle, asked = (
+        pipe.sample_factors(factors, generator=seeds(1), **told, **call).latents
+        for factors, call in (
+            ({"shape": 0}, {"factor_sizes": sizes}),
+            ({"shape": 0}, {"factor_sizes": sizes, "label_to_z": "centers"}),
+            ({"shape": -0.375}, {}),
+        )
+    )
+    assert torch.equal(middle, asked) and not torch.equal(middle, ends)
+
+
+def test_sample_factors_refuses_an_aux_beside_the_factors(pipe: IVAEDiffusionPipeline) -> None:
+    with pytest.raises(
+        ValueError, match=r"^sample_factors makes aux from factors: leave aux out, or draw with"
+    ):
+        pipe.sample_factors({"shape": 0.1}, aux=torch.zeros(1, 12))
+
+
 def test_sample_factors_draws_z_about_what_was_asked(pipe: IVAEDiffusionPipeline) -> None:
     """A known prior has the standard deviation of u, or its least, 0.02 sqrt(12); what is free has that of the whole range."""
     output = pipe.sample_factors(
@@ -276,6 +299,89 @@ def test_a_learned_prior_samples_factors_too(learned: IVAEDiffusionPipeline) -> 
             r"labels of shape must be whole numbers from 0 to 3, got \[0, 4\]",
         ),
         ("sample_factors", ({"shape": 0.1}, None, 2.0), r"width must lie in \[0, 1\], got 2.0"),
+        *(
+            (
+                "traverse",
+                (torch.zeros(1, 6), dims),
+                rf"said by its number or the name of its factor, got {seen}$",
+            )
+            for dims, seen in (
+                (True, "True"),
+                ([True, False], "True"),
+                (np.array([False, True]), r"np\.False_"),
+                (torch.tensor([True, False]), r"tensor\(True\)"),
+                (torch.tensor(True), r"tensor\(True\)"),
+                ([1.0], r"1\.0"),
+                ([None], "None"),
+                ([torch.tensor([1])], r"tensor\(\[1\]\)"),
+            )
+        ),
+        ("traverse", (torch.zeros(1, 6), [0], ["1"]), "set to one finite number for all images, got '1'"),
+        ("traverse", (torch.zeros(1, 6), [0], [True]), "set to one finite number for all images, got True"),
+        (
+            "traverse",
+            (torch.zeros(1, 6), [0], [1e39]),
+            r"set to one finite number for all images, got 1e\+39",
+        ),
+        (
+            "traverse",
+            (torch.zeros(1, 6), [0], [0.0], "ivae", 1.0, 2, 1.5),
+            r"^seed must be a whole number from -2\^63 to 2\^64 - 1, got 1\.5$",
+        ),
+        (
+            "traverse",
+            (torch.zeros(1, 6), [0], [0.0], "ddpm", 1.0, 2, 2**70),
+            r"^seed must be a whole number from",
+        ),
+        (
+            "interpolate",
+            (torch.zeros(1, 6), torch.zeros(1, 6), 2.5),
+            r"^steps must be a whole number, got 2\.5$",
+        ),
+        (
+            "interpolate",
+            (torch.zeros(1, 6), torch.zeros(1, 6), "3"),
+            r"^steps must be a whole number, got '3'$",
+        ),
+        ("edit", (IMAGES, [1.0]), r"^values must be a mapping such as \{0: 1\.0\}, got \[1\.0\]$"),
+        ("edit", (IMAGES, {True: 1.0}), "said by its number or the name of its factor, got True"),
+        (
+            "edit",
+            (IMAGES, {"floor_hue": 0.2, 0: 1.0}),
+            "^'floor_hue' and 0 are both latent 0: set it by one of them$",
+        ),
+        ("edit", (IMAGES, {0: 1.0}, 1.0, 2, "x"), "start must lie between 0 and 1, got 'x'"),
+        *(
+            ("sample_factors", ({"shape": value},), rf"^factors must be numbers, .* got {seen}$")
+            for value, seen in (
+                ("a", "'a'"),
+                (None, "None"),
+                (False, "False"),
+                (0.1 + 0j, r"\(0\.1\+0j\)"),
+                ([[0.1], [0.1, 0.2]], r"\[\[0\.1\], \[0\.1, 0\.2\]\]"),
+            )
+        ),
+        (
+            "sample_factors",
+            ({"shape": torch.zeros(3, 1)},),
+            r"^factors by name must be a number or a list each, got an array \(3, 1\) of shape$",
+        ),
+        ("sample_factors", ([0.0] * 6,), r"^factors must be \(B, 6\), got \(6,\)$"),
+        ("sample_factors", (None,), "^factors must be numbers, .* got None$"),
+        ("sample_factors", (torch.full((1, 6), 0.7),), r"got 0\.7$"),
+        ("sample_factors", ({"shape": 0.7},), r"got 0\.7$"),
+        ("sample_factors", ({"shape": 0.1}, None, "a"), r"width must lie in \[0, 1\], got 'a'$"),
+        ("sample_factors", ({"shape": 0}, 8), r"^factor_sizes must be 6 numbers, one a factor, got 1$"),
+        (
+            "sample_factors",
+            ({"shape": 0}, (10, 10, 10, 8.0, 4, 15)),
+            r"^factor_sizes must be whole numbers of 1 or more, got \(10, 10, 10, 8\.0, 4, 15\)$",
+        ),
+        (
+            "sample_factors",
+            ({"shape": 0}, (10, 10, 10, 8, 4, 15), 0.05, "centres"),
+            "^label_to_z must be endpoints or centers, got 'centres'$",
+        ),
     ],
 )
 def test_refusals(pipe: IVAEDiffusionPipeline, method: str, arguments: tuple[Any, ...], message: str) -> None:
@@ -298,6 +404,14 @@ def test_arrays_and_single_latents_are_taken_as_they_come(pipe: IVAEDiffusionPip
         pipe.traverse(z, dims, decoder="ivae", output_type="pt") for dims in ("shape", ["shape"])
     )
     assert torch.equal(alone, listed)
+    for one_latent in (4, np.int64(4), torch.tensor(4), torch.tensor([4]), np.array(4), (n for n in (4,))):
+        taken = pipe.traverse(z, one_latent, decoder="ivae", output_type="pt")  # type: ignore[arg-type]
+        assert torch.equal(taken, listed)
+    single, several = (
+        pipe.traverse(z, 4, values, decoder="ivae", output_type="pt") for values in (1.0, [1.0])
+    )
+    assert torch.equal(single, several)
+    assert torch.equal(pipe.edit(IMAGES, {np.int64(0): 0.5}, **told).latents[:, 0], torch.full((2,), 0.5))
     assert torch.equal(pipe.edit(IMAGES, {0: torch.tensor(0.5)}, **told).latents[:, 0], torch.full((2,), 0.5))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,18 @@ def test_resize_of_tensors_and_of_pictures_agree() -> None:
     torch.testing.assert_close(of_array, of_picture, atol=2 / 127.5, rtol=0.0)
 
 
+def test_a_photograph_of_the_caller_stays_whole() -> None:
+    """A JPEG that is not read yet could be read at half its size; others would then see that."""
+    coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    photograph = Image.fromarray(coarse).resize((512, 512), Image.Resampling.BILINEAR)
+    file = BytesIO()
+    photograph.save(file, "JPEG")
+    given, untouched = (Image.open(BytesIO(file.getvalue())) for _ in range(2))
+    prepare_images(given, 3, 16, resize=True)
+    assert given.size == (512, 512)
+    assert np.array_equal(np.asarray(given), np.asarray(untouched))
+
+
 def test_pictures_of_several_sizes_are_brought_to_one() -> None:
     pictures = [Image.new("RGB", size, "white") for size in ((16, 16), (40, 20), (8, 8))]
     assert torch.equal(prepare_images(pictures, 3, 16, resize=True), torch.ones(3, 3, 16, 16))
@@ -84,6 +98,21 @@ def test_pictures_of_several_sizes_are_brought_to_one() -> None:
         (np.zeros((16, 16, 3)), r"images must be 3x16x16 for this model .* got \(16, 16, 3\)"),
         ([np.zeros((16, 16, 3))], "images must be one or a list of PIL images, .* got a list of ndarray"),
         ([], "images must be one or a list of PIL images, .* got an empty list"),
+        (None, "images must be one or a list of PIL images, .* got NoneType$"),
+        (5, "images must be one or a list of PIL images, .* got int$"),
+        (Path("a.png"), "images must be one or a list of PIL images, .* got PosixPath$"),
+        (torch.zeros(1, 3, 0, 0), r"images must be 3x16x16 for this model .* got \(1, 3, 0, 0\)"),
+        (Image.new("RGB", (0, 4)), "^images must have pixels, got 0x4$"),
+        (
+            torch.zeros(1, 3, 16, 16, dtype=torch.int64),
+            r"^images must be uint8 in 0 to 255, or floats, got torch\.int64: convert them$",
+        ),
+        (
+            np.zeros((1, 16, 16, 3), int),
+            "^images must be uint8 in 0 to 255, or floats, got int64: convert them$",
+        ),
+        (np.zeros((1, 16, 16, 3), complex), "^images must be uint8 .*, got complex128: convert them$"),
+        (np.array(["a"]), "^images must be uint8 .*, got <U1: convert them$"),
         ([Image.new("I;16", (16, 16))], "image 0: a picture of mode I;16, more than 8 bits a channel"),
     ],
 )
@@ -112,9 +141,34 @@ def test_a_float_tensor_that_is_likely_in_0_to_1_is_warned_of() -> None:
             prepare_images(images, 3, 4)
 
 
+def test_uint8_that_is_likely_0_and_1_is_warned_of() -> None:
+    ones = (ARRAY > 127).astype(np.uint8)
+    for images in (ones, torch.from_numpy(ones).movedim(-1, 1)):
+        with pytest.warns(
+            UserWarning,
+            match=r"^uint8 is read as 0 to 255, and the largest number here is 1: give 255 \* images",
+        ):
+            prepare_images(images, 3, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (ARRAY, 0 * ARRAY, 255 * ones, [Image.fromarray(one) for one in ones]):
+            prepare_images(images, 3, 16)
+
+
 def test_vectors() -> None:
     assert prepare_vectors(torch.ones(2, 3), 3).shape == (2, 3, 1, 1)
     with pytest.raises(ValueError, match=r"this model takes vectors, a tensor \(B, 3\), got \(2, 4\)"):
         prepare_vectors(torch.ones(2, 4), 3)
     with pytest.raises(ValueError, match=r"this model takes vectors, a tensor \(B, 3\), got list"):
         prepare_vectors([[1.0, 2.0, 3.0]], 3)
+    assert prepare_vectors(torch.ones(2, 3, dtype=torch.int64), 3).dtype == torch.float32
+    for vectors in (torch.zeros(0, 3), torch.zeros(1, 3, dtype=torch.complex64)):
+        with pytest.raises(
+            ValueError, match=r"^this model takes one vector of real numbers or more, got torch"
+        ):
+            prepare_vectors(vectors, 3)
+    for bad in (torch.full((1, 3), float("nan")), torch.full((1, 3), 1e300, dtype=torch.float64)):
+        with pytest.raises(
+            ValueError, match=r"^this model takes vectors that are finite in float32, got NaN, inf"
+        ):
+            prepare_vectors(bad, 3)

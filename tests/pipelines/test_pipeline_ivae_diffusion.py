@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 from torch import Tensor
 
 from idiff_hf import IVAEDiffusionPipeline
-from tests.pipelines.pipes import CONDITIONAL, one, seeds, source
+from tests.pipelines.pipes import CONDITIONAL, make, one, seeds, source
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 Z = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
@@ -208,6 +211,39 @@ def test_a_model_of_vectors_takes_and_gives_vectors() -> None:
             {"images": IMAGES, "callback_on_step_end_tensor_inputs": ["latents"]},
             "callback_on_step_end_tensor_inputs must be among sample, condition, null_condition, got latents",
         ),
+        (
+            {"images": IMAGES, "callback_on_step_end_tensor_inputs": "sample"},
+            "callback_on_step_end_tensor_inputs must be a list of names, got 'sample'$",
+        ),
+        (
+            {"images": IMAGES, "callback_on_step_end": "x"},
+            "callback_on_step_end must be a function, got 'x'$",
+        ),
+        (
+            {"images": IMAGES, "callback_on_step_end": lambda *_: Z},
+            "callback_on_step_end must return a dict of tensors, or None, got Tensor$",
+        ),
+        *(
+            (
+                {"images": IMAGES, "callback_on_step_end": lambda *_, value=value: {"sample": value}},
+                rf"return tensors of their shape, sample \(2, 3, 16, 16\), got {seen}$",
+            )
+            for value, seen in ((IMAGES[:1], r"\(1, 3, 16, 16\)"), (None, "NoneType"))
+        ),
+        *(
+            ({"latents": Z, name: value}, rf"^{name} must be a whole number, got {seen}$")
+            for name in ("num_images_per_input", "num_inference_steps")
+            for value, seen in ((2.0, r"2\.0"), ("2", "'2'"), (True, "True"), (None, "None"))
+        ),
+        ({"latents": 3}, r"latents must be a tensor \(B, 6\), got int$"),
+        (
+            {"latents": Z.to(torch.complex64)},
+            "^latents must be real numbers, got torch.complex64: give their",
+        ),
+        (
+            {"latents": Z.double() * 1e300},
+            r"^latents must be finite, got \S*e\+\d+, which torch\.float32 can't hold$",
+        ),
     ],
 )
 def test_call_refuses(pipe: IVAEDiffusionPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -233,6 +269,21 @@ def test_coding_refuses(pipe: IVAEDiffusionPipeline) -> None:
         pipe.decode(Z * float("inf"))
     with pytest.raises(ValueError, match=r"^batch_size must be 1 or more, got 0$"):
         pipe.encode(IMAGES, batch_size=0)
+    for call in (pipe.encode, pipe.reconstruct):
+        with pytest.raises(ValueError, match=r"^batch_size must be a whole number, got 1\.5$"):
+            call(IMAGES, batch_size=1.5)  # type: ignore[call-arg, arg-type]
+    for size, message in (
+        (0, "1 or more, got 0"),
+        (-1, "1 or more, got -1"),
+        (None, "a whole number, got None"),
+    ):
+        with pytest.raises(ValueError, match=rf"^batch_size must be {message}$"):
+            pipe.decode(Z, batch_size=size)  # type: ignore[arg-type]
+    categorical = one("categorical")
+    with pytest.raises(ValueError, match=r"^latents must be a tensor \(B, 30\), got \(2, 6\)$"):
+        categorical.codes(Z)
+    with pytest.raises(ValueError, match=r"^latents must be a tensor \(B, 30\), got ndarray$"):
+        categorical.codes(Z.numpy())
     with pytest.raises(ValueError, match=r"^images of true and false have no range: give uint8, 255 times"):
         pipe.encode(IMAGES > 0)
 
@@ -242,6 +293,9 @@ def test_coding_refuses(pipe: IVAEDiffusionPipeline) -> None:
     [
         ({}, "none"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.0}, r"batch_size=2\.0"),
+        ({"batch_size": "2"}, "batch_size='2'"),
+        ({"batch_size": True}, "batch_size=True"),
         ({"latents": Z}, "latents"),
         ({"batch_size": 2, "images": IMAGES}, "images and batch_size"),
     ],
@@ -250,3 +304,146 @@ def test_an_unconditional_model_refuses(arguments: dict[str, Any], seen: str) ->
     message = f"this model is unconditional: give batch_size=1 or more and neither images, latents nor aux, got {seen}$"
     with pytest.raises(ValueError, match=message):
         one("unconditional")(**arguments)
+
+
+def test_counts_are_whole_numbers_of_any_kind(pipe: IVAEDiffusionPipeline) -> None:
+    told = {"output_type": "pt", "generator": seeds(2), "num_inference_steps": np.int64(2)}
+    assert one("unconditional")(batch_size=np.int64(2), **told).images.shape == (2, 3, 16, 16)
+    drawn = pipe(latents=Z[:1], num_images_per_input=torch.tensor(2), **told)  # type: ignore[arg-type]
+    assert drawn.images.shape == (2, 3, 16, 16)
+
+
+def test_aux_that_the_type_of_the_models_cannot_hold_is_refused() -> None:
+    half = make("additive").to(torch.float16)
+    aux = torch.ones(1, 12)
+    aux[0, 0] = 1e6
+    with pytest.raises(
+        ValueError, match=r"^aux must be finite, got 1e\+06, which torch\.float16 can't hold$"
+    ):
+        half(aux=aux)
+
+
+def test_a_callback_of_diffusers_names_the_tensors_that_it_takes(pipe: IVAEDiffusionPipeline) -> None:
+    class NoCondition(PipelineCallback):
+        tensor_inputs = ["condition"]
+
+        def callback_fn(self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: Any) -> Any:
+            return {"condition": 0.0 * callback_kwargs["condition"]}
+
+    told = {"latents": Z, "num_inference_steps": 3}
+    changed = draw(pipe, callback_on_step_end=NoCondition(), **told)
+    assert not torch.equal(changed, draw(pipe, **told))
+    both = MultiPipelineCallbacks([NoCondition(), NoCondition()])
+    assert torch.equal(draw(pipe, callback_on_step_end=both, **told), changed)
+
+
+def test_a_sample_in_sigma_space_is_at_the_schedulers_own_scale() -> None:
+    """x_t / alpha_t: at the last step, which is of little noise, the two scales meet."""
+    pipeline, seen = make("additive"), {}
+    for cls in (DDIMScheduler, EulerDiscreteScheduler):
+        pipeline.scheduler = cls.from_config(pipeline.scheduler.config)
+        stds: list[float] = []
+        draw(
+            pipeline,
+            latents=Z,
+            num_inference_steps=4,
+            callback_on_step_end=lambda _, i, t, given, s=stds: s.append(float(given["sample"].std())),
+        )
+        seen[cls] = stds
+    assert seen[EulerDiscreteScheduler][0] > 2.0 * seen[DDIMScheduler][0]
+
+
+def test_pndm_needs_four_steps() -> None:
+    pipeline = make("additive", prediction_type="v_prediction")
+    pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)
+    for steps in (1, 3):
+        with pytest.raises(
+            ValueError, match=rf"^PNDMScheduler needs num_inference_steps of 4 or more, got {steps}$"
+        ):
+            draw(pipeline, latents=Z, num_inference_steps=steps)
+    assert bool(draw(pipeline, latents=Z, num_inference_steps=4).isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["additive", "scale_shift", "tokens"])
+def test_the_unet_alone_may_be_in_bfloat16(kind: str) -> None:
+    pipeline = make(kind)
+    given = {"latents": Z, "guidance_scale": 2.0}
+    full = draw(pipeline, **given)
+    assert pipeline.unet is not None
+    pipeline.unet.to(torch.bfloat16)
+    assert (draw(pipeline, **given) - full).abs().mean() < 0.05
+
+
+def test_a_pipeline_of_nothing_says_so() -> None:
+    empty = IVAEDiffusionPipeline()
+    for name in ("image_size", "channels", "takes_vectors"):
+        with pytest.raises(
+            ValueError, match=r"^this pipeline has neither an iVAE nor a U-Net with its condition"
+        ):
+            getattr(empty, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("unet", {"sample_size": [4, 4]}, r"^sample_size of the U-Net must be a whole number, got \[4, 4\]$"),
+        ("conditioning", {"patch_size": 0}, "^patch_size of the conditioning must be 1 or more, got 0$"),
+        (
+            "conditioning",
+            {"patch_size": 3},
+            "^the U-Net's 48 channels are not those of patches of 3 x 3: give the",
+        ),
+    ],
+)
+def test_sizes_that_draw_nothing_are_one_line(name: str, change: dict[str, Any], message: str) -> None:
+    pipeline = make("additive")
+    getattr(pipeline, name).register_to_config(**change)
+    with pytest.raises(ValueError, match=message):
+        draw(pipeline, latents=Z)
+
+
+def test_parts_of_different_models_and_parts_in_each_others_place_do_not_draw(
+    pipe: IVAEDiffusionPipeline,
+) -> None:
+    parts, none = pipe.components, one("unconditional").components
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        (
+            {"ivae": make("additive", latent_dim=8).ivae},
+            {"latents": torch.zeros(1, 8)},
+            r"^the conditioning takes z of 6 numbers, and the iVAE gives 8: give the parts of one model$",
+        ),
+        (
+            {"conditioning": none["conditioning"]},
+            {"latents": Z},
+            r"^the conditioning takes z of no numbers, and the iVAE gives 6: give the parts of one model$",
+        ),
+        (
+            {"ivae": None},
+            {"batch_size": 1},
+            r"^the conditioning takes z of 6 numbers, and the iVAE gives none: give the parts of one model$",
+        ),
+        (
+            {"unet": parts["ivae"]},
+            {"latents": Z},
+            r"^unet must be diffusers\.UNet2DModel or .*, got IVAEModel: that belongs in ivae$",
+        ),
+        (
+            {"ivae": parts["unet"]},
+            {"images": IMAGES},
+            r"^ivae must be idiff_hf\.IVAEModel, got UNet2DModel: that belongs in unet$",
+        ),
+    ]
+    for change, call, message in cases:
+        mixed = IVAEDiffusionPipeline(**{**parts, **change})
+        with pytest.raises(ValueError, match=message):
+            mixed(**call)
+    with pytest.raises(
+        ValueError, match=r"^ivae must be idiff_hf\.IVAEModel, got UNet2DModel: that belongs in"
+    ):
+        IVAEDiffusionPipeline(**{**parts, "ivae": parts["unet"]}).encode(IMAGES)
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_what_is_neither_a_folder_nor_a_name_is_one_line(name: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^give a folder, or user/name on the Hub, got {name}$"):
+        IVAEDiffusionPipeline.from_pretrained(name)
