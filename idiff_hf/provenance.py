@@ -13,17 +13,43 @@ from typing import Any
 
 import torch
 
-from .folders import os_errors
+from .folders import CheckpointError, os_errors, refuse_unwritable
+
+
+def refuse_no_file(path: Path) -> None:
+    """Refuse a path that `write_text` cannot write, before the work whose result is for it; makes nothing.
+
+    Raises:
+        CheckpointError: One line: a folder, a device or the like is there, or its folder can't be made or takes no files.
+    """
+    _target(path)
+    # of a link, the folder of what it leads to
+    refuse_unwritable(Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent)
+
+
+def _target(path: Path) -> Path:
+    """The file that a path or a link stands for, there or not; a rename onto anything else would take its place."""
+    problem = f"cannot write {path}"
+    with os_errors(problem):
+        if path.exists() and not path.is_file():
+            found = "a folder" if path.is_dir() else "no regular file"
+            raise CheckpointError(f"{problem}: it is {found}, give the name of a file")
+    return Path(os.path.realpath(path))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one rename, so that no reader sees half of it, and make its folder; raises `CheckpointError` if it cannot be."""
-    staged = path.with_name(f".tmp-{path.name}")
+    """Replace a file in one rename, so that no reader sees half of it, and make its folder; of a link, the file that it leads to.
+
+    Raises:
+        CheckpointError: One line: something else than a file is there, or it cannot be written.
+    """
+    target = _target(path)
+    staged = target.with_name(f".tmp-{target.name}")
     with os_errors(f"cannot write {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             staged.write_text(text, encoding="utf-8")
-            os.replace(staged, path)
+            os.replace(staged, target)
         except OSError:
             staged.unlink(missing_ok=True)
             raise

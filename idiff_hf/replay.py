@@ -44,8 +44,10 @@ def replay(output_dir: Path, step: int | None = None, device: torch.device | str
         and `parameters`, the names of those whose gradient, of all micro-batches together and without float16's scale, is not finite.
 
     Raises:
-        ValueError: One line, where the folder holds no such step.
+        ValueError: One line, where there is no such folder, or it holds no such step.
     """
+    if not output_dir.is_dir():
+        raise ValueError(f"{output_dir} is no folder: give a run's train.output_dir")
     skipped = {line["step"]: line for line in RunLog(output_dir / "nonfinite.jsonl").read()}
     if step is None:
         if not skipped:

@@ -35,15 +35,14 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..experiments.records import record_to_json
     from ..experiments.seeds import parse_seeds, seed_configs, seeds_markdown, seeds_table
     from ..experiments.trials import refuse_taken, run_trials
-    from ..folders import refuse_unwritable
-    from ..provenance import write_text
+    from ..provenance import refuse_no_file, write_text
 
     seeds = parse_seeds(options.seeds)
     refuse_taken(flags, {"train.seed"}, "is what --seeds gives")
     config, _ = load_config(["--config", str(options.config), *training_flags(flags)], "idiff seeds")
     configs = seed_configs(config, seeds)
     if options.out is not None:
-        refuse_unwritable(options.out.parent)  # before the runs, which take long
+        refuse_no_file(options.out)  # before the runs, which take long
     records = run_trials(configs, options.root, launcher=options.launcher, jobs=options.jobs)
     table = seeds_table(records)
     print(json.dumps(table, indent=1) if options.json else seeds_markdown(table))

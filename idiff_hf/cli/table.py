@@ -47,7 +47,7 @@ def experiment_flags(parser: argparse.ArgumentParser) -> None:
     trial_flags(parser, "runs/tables")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         default=Path("docs/reproduction"),
         help="folder of what is written (default: docs/reproduction)",
     )
@@ -56,15 +56,26 @@ def experiment_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _folder(text: str) -> Path:
+    """A folder's name; an empty one, say of a variable that is not set, would stand for the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty, give that of a folder")
+    return Path(text)
+
+
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     """Make the table, print it, and write the page of all."""
-    from ..experiments.reproduction import table_markdown, write_report
+    from ..experiments.reproduction import report_path, table_markdown, write_report
     from ..experiments.tables import make_table
+    from ..provenance import refuse_no_file
 
     if options.number is None and not options.report:
         raise ValueError(f"give the number of a table, {min(TABLES)} to {max(TABLES)}, or --report")
     if options.number is None and flags:
         raise ValueError(f"unknown argument {flags[0]!r}: --report reads what is in --out")
+
+    if options.report:
+        refuse_no_file(report_path(options.out))  # before the runs, which take long
 
     def show(document: dict[str, Any]) -> None:
         print(json.dumps(document, indent=1) if options.json else table_markdown(document))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from .checks import require
 
@@ -22,7 +23,7 @@ class SweepConfig:
         name: Of the study, by default that of the file.
         config: The config file that every trial starts from.
         parameters: Keys of the configuration, each with what it may be: `{values: [...]}`; `{low: a, high: b}`, both ends included, whole
-            numbers if both ends are, with `log: true` uniform in the logarithm; or `bool`, which is `{values: [false, true]}`.
+            numbers where the key takes no others, with `log: true` uniform in the logarithm; or `bool`, which is `{values: [false, true]}`.
         sampler: `grid` is every combination, `random`, or `tpe`, a tree-structured Parzen estimator (Bergstra et al., 2011).
         num_trials: Trials of all workers together; those that were pruned or failed count. A grid has as many as combinations.
         objective: The score that is to be as large as possible, a key of `experiments.records.TrialRecord.scores`.
@@ -52,7 +53,7 @@ class SweepConfig:
             "storage must be the URL of a database, or null",
         )
         require(
-            isinstance(self.seed, int) and self.seed >= 0,
+            _whole(self.seed) and self.seed >= 0,
             f"seed must be a whole number of 0 or more, got {self.seed!r}",
         )
         for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
@@ -84,7 +85,7 @@ class SweepConfig:
             )
         else:
             require(
-                isinstance(self.num_trials, int) and self.num_trials >= 1,
+                _whole(self.num_trials) and self.num_trials >= 1,
                 f"num_trials must be a whole number of 1 or more, got {self.num_trials!r}",
             )
 
@@ -110,6 +111,19 @@ class SweepConfig:
         return len(self.points) if self.num_trials is None else self.num_trials
 
 
+def _whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; for Python true and false are."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(value: object) -> bool:
+    """Whether it is no number, or one that a float can be."""
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _check_choice(name: str, choice: Any) -> None:
     shapes = ({"values"}, {"low", "high"}, {"low", "high", "log"})
     require(
@@ -123,11 +137,18 @@ def _check_choice(name: str, choice: Any) -> None:
             plain and len(values) > 0,
             f"parameters.{name}.values must be a list of numbers, texts, true, false or null, got {values}",
         )
+        require(
+            all(_finite(value) for value in values), f"parameters.{name}.values must be finite, got {values}"
+        )
         return
     low, high, log = choice["low"], choice["high"], choice.get("log", False)
     require(
         all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)) and low < high,
         f"parameters.{name}: low and high must be numbers, low the smaller one, got {low} and {high}",
+    )
+    require(
+        _finite(low) and _finite(high),
+        f"parameters.{name}: low and high must be finite, got {low} and {high}",
     )
     require(isinstance(log, bool), f"parameters.{name}.log must be true or false, got {log!r}")
     require(not log or low > 0, f"parameters.{name}: log=true needs low above 0, got {low}")

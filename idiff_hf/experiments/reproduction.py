@@ -12,6 +12,7 @@ from ..arguments import read_yaml
 from ..markdown import markdown_table
 from ..provenance import write_text
 from .paper_tables import TABLES
+from .records import record_from_json
 from .reported import PAPER_METRICS, Spread
 from .scales import SCALES
 
@@ -48,11 +49,30 @@ def read_document(path: Path) -> dict[str, Any]:
         wanted = {"flags", "columns", "records"} if "table" in document else {"figure", "runs", "files"}
         if missing := wanted - document.keys():
             raise ValueError(f"{', '.join(sorted(missing))} is missing")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if "table" in document:
+            _check_records(document["records"])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(
-            f"{path} is no file of idiff table or idiff figure: {error}; move it elsewhere"
+            f"{path} is no file of idiff table or idiff figure: {reason}; move it elsewhere"
         ) from None
     return document
+
+
+def _check_records(records: Any) -> None:
+    """Refuse records that are none, or that lack a score of the paper; raises ValueError in one line."""
+    if not isinstance(records, list):
+        raise ValueError(f"records must be a list, got {type(records).__name__}")
+    for row, values in enumerate(records):
+        try:
+            scores = record_from_json(values).scores
+        except ValueError as error:
+            raise ValueError(f"records[{row}]: {error}") from None
+        for score in PAPER_METRICS:
+            if score not in scores or not isinstance(scores[score], int | float | None):
+                raise ValueError(
+                    f"records[{row}]: scores.{score} must be a number or null, got {scores.get(score, 'nothing')}"
+                )
 
 
 def table_markdown(document: Mapping[str, Any], level: int = 1, folder: str = "") -> str:
@@ -228,8 +248,19 @@ def _figure(path: Path, inside: str) -> str:
     return f"{pictures}\n\n*{caption}. Command: `{document['command']}`.*\n"
 
 
+def report_path(folder: Path) -> Path:
+    """Where `write_report` writes: beside the folder, as `FOLDER.md`.
+
+    Raises:
+        ValueError: One line: the folder is named by no name of its own, such as `.`.
+    """
+    if folder.name in ("", ".."):
+        raise ValueError(f"--out {folder} has no name that its report could have: name the folder")
+    return folder.with_name(f"{folder.name}.md")
+
+
 def write_report(folder: Path) -> Path:
-    """Write `report` beside the folder, as `FOLDER.md`, and return its path."""
-    path = folder.with_name(f"{folder.name}.md")
+    """Write `report` as `report_path`, and return that."""
+    path = report_path(folder)
     write_text(path, report(folder))
     return path

@@ -22,6 +22,8 @@ ELBO = "elbo"
 """A score that needs no labels: the greater, the better, among seeds of one config."""
 RESTARTS = (3, 5)
 """How many trainings to choose among by the ELBO, of which `chosen_by_elbo` says what they come to."""
+MAX_SEEDS = 10_000
+"""More are a slip of the keyboard: each is a run, and all are planned before the first begins."""
 SCORES = {
     "mig": "MIG",
     "mcc_spearman": "Spearman MCC",
@@ -54,11 +56,19 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds written as `0..9`, both ends included, or `0,3,5`.
 
     Raises:
-        ValueError: One line.
+        ValueError: One line: something else, a seed given twice, or more than `MAX_SEEDS`.
     """
-    if span := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        seeds = list(range(int(span[1]), int(span[2]) + 1))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
+    # Python reads no number of thousands of digits
+    if span := re.fullmatch(r"(\d{1,99})\.\.(\d{1,99})", text):
+        first, last = int(span[1]), int(span[2])
+        count = last - first + 1
+    else:
+        count = text.count(",") + 1
+    if count > MAX_SEEDS:
+        raise ValueError(f"--seeds names {count} seeds: give {MAX_SEEDS} at most")
+    if span:
+        seeds = list(range(first, last + 1))
+    elif re.fullmatch(r"\d{1,99}(,\d{1,99})*", text):
         seeds = [int(number) for number in text.split(",")]
     else:
         seeds = []
@@ -178,8 +188,11 @@ def chosen_by_elbo(table: Mapping[str, Any]) -> str | None:
     text = f"chosen without labels, by the greatest ELBO: seed {best['seed']}"
     if any(row["mig"] is None for row in seeds):
         return text
-    rank = spearmanr([row[ELBO] for row in seeds], [row["mig"] for row in seeds]).statistic
-    text += f", MIG {number(best['mig'])}; rank correlation of both over {len(seeds)} seeds {rank:+.2f}"
+    elbos, migs = ([row[key] for row in seeds] for key in (ELBO, "mig"))
+    # all alike have no ranks, of which SciPy warns
+    ranked = len(set(elbos)) > 1 and len(set(migs)) > 1
+    rank = f"{spearmanr(elbos, migs).statistic:+.2f}" if ranked else "undefined"
+    text += f", MIG {number(best['mig'])}; rank correlation of both over {len(seeds)} seeds {rank}"
     for trained in RESTARTS:
         if trained < len(seeds):
             text += f"; out of any {trained} it chooses {mean_and_std(best_of(seeds, trained))} in the mean"

@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..arguments import with_values
@@ -52,6 +53,8 @@ def open_study(sweep: SweepConfig, base: Config, root: Path, *, create: bool = T
     )
     storage = _journal(root / JOURNAL, mend=create) if sweep.storage is None else sweep.storage
     try:
+        if not create and _is_missing(sweep.storage):
+            raise KeyError(sweep.name)
         if create:
             study = optuna.create_study(
                 storage=storage,
@@ -79,6 +82,16 @@ def open_study(sweep: SweepConfig, base: Config, root: Path, *, create: bool = T
     return study
 
 
+def _is_missing(storage: str | None) -> bool:
+    """Whether a URL is of a SQLite file that is not there, which a look would make."""
+    url = None if storage is None else make_url(storage)
+    if url is None or url.get_backend_name() != "sqlite":
+        return False
+    # without one it is in memory, and a URI may lead elsewhere
+    file = url.database or ":memory:"
+    return not file.startswith((":memory:", "file:")) and not Path(file).exists()
+
+
 def _journal(path: Path, *, mend: bool) -> optuna.storages.JournalStorage:
     """The journal's storage.
 
@@ -102,7 +115,7 @@ def _journal(path: Path, *, mend: bool) -> optuna.storages.JournalStorage:
                 lock.release()
     try:
         return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError):
         raise ValueError(
             f"{path} is damaged or no journal of a study: move it elsewhere, and the same command finds the finished trials again"
         ) from None
@@ -151,6 +164,10 @@ def ask(sweep: SweepConfig, base: Config, study: optuna.Study) -> tuple[optuna.T
             return None
         trial = study.ask()
         try:
+            if _is_double(study, trial):
+                trial.set_user_attr("too_many", True)
+                study.tell(trial, state=TrialState.FAIL)
+                continue
             rank = _rank(study, trial)
             trial.set_user_attr("rank", rank)
             if rank >= sweep.size:
@@ -172,6 +189,15 @@ def ask(sweep: SweepConfig, base: Config, study: optuna.Study) -> tuple[optuna.T
         return trial, config
 
 
+def _is_double(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Whether another worker has put the same trial back, too, and was quicker."""
+    before = trial.user_attrs.get("again")
+    return before is not None and any(
+        other.number < trial.number and other.user_attrs.get("again") == before
+        for other in study.get_trials(deepcopy=False)
+    )
+
+
 def _rank(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     if "rank" in trial.user_attrs:
         return int(trial.user_attrs["rank"])
@@ -186,10 +212,17 @@ def _suggest(trial: optuna.Trial, name: str, choice: Mapping[str, Any]) -> None:
         trial.suggest_categorical(name, choice["values"])
         return
     low, high, log = choice["low"], choice["high"], choice.get("log", False)
-    if isinstance(low, int) and isinstance(high, int):
-        trial.suggest_int(name, low, high, log=log)
+    if takes_whole_numbers(name):
+        trial.suggest_int(name, int(low), int(high), log=log)
     else:
-        trial.suggest_float(name, low, high, log=log)
+        trial.suggest_float(name, float(low), float(high), log=log)
+
+
+def takes_whole_numbers(name: str) -> bool:
+    """Whether the values of a key of the configuration are whole numbers, or null."""
+    group, _, key = name.partition(".")
+    hint = get_type_hints(get_type_hints(Config)[group])[key]
+    return hint in (int, int | None)
 
 
 class _PointSampler(optuna.samplers.RandomSampler):
@@ -219,10 +252,24 @@ def _sampler(sweep: SweepConfig, rank: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def fail(study: optuna.Study, trial: optuna.Trial, error: ValueError) -> None:
-    """Mark a trial as failed, with the line."""
+def fail(study: optuna.Study, trial: optuna.Trial, error: ValueError, *, retry: bool = False) -> None:
+    """Mark a trial as failed, with the line; with `retry`, until the sweep is begun once more."""
     trial.set_user_attr("error", str(error))
+    if retry:
+        trial.set_user_attr("retry", True)
     study.tell(trial, state=TrialState.FAIL)
+
+
+def to_retry(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials whose run has failed, and which nobody has put back yet."""
+    return [trial for trial in counted(study.trials) if "retry" in trial.user_attrs]
+
+
+def put_back_failed(sweep: SweepConfig, study: optuna.Study, root: Path) -> None:
+    """Put back the trials whose run has failed; of two workers of a database that do so at once, `ask` passes over what the second did."""
+    with asking(sweep, root):
+        for trial in to_retry(study):
+            put_back(study, trial)
 
 
 def put_back(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import fields
@@ -19,20 +19,34 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from ..arguments import check_key, read_yaml
+from ..arguments import check_key, read_yaml, with_values
 from ..config import Config
 from ..config.sweep import SweepConfig
 from ..run_log import RunLog
 from .records import NOT_DECISIVE, TrialRecord
 from .scoring import NUMBERS
 from .seeds import ELBO
-from .studies import ask, asking, counted, fail, open_study, put_back, put_back_abandoned, storage_errors
+from .studies import (
+    ask,
+    asking,
+    counted,
+    fail,
+    open_study,
+    put_back,
+    put_back_abandoned,
+    put_back_failed,
+    storage_errors,
+    takes_whole_numbers,
+    to_retry,
+)
 from .trials import (
     REPLACED,
     WAIT_SECONDS,
+    LauncherError,
     TrialInUseError,
     TrialSignalledError,
     TrialStoppedError,
+    refuse_no_jobs,
     run_trial,
     workers,
 )
@@ -81,9 +95,9 @@ def run_sweep(
 ) -> optuna.Study:
     """Ask the study for trials, run them and tell what they came to, until the sweep is complete.
 
-    A trial that fails is marked so, with its line, and the sweep goes on. Signals are answered as in `run_trials`; the trials that were
-    running, and those of workers that were killed in the same root, are put back and gone on with. So is one whose program was stopped by
-    a signal of its own, by the next call.
+    A trial that fails is marked so, with its line, and the sweep goes on; where its run has failed, and not its config or its score, the
+    next call tries it again. Signals are answered as in `run_trials`; the trials that were running, and those of workers that were killed
+    in the same root, are put back and gone on with. So is one whose program was stopped by a signal of its own, by the next call.
 
     Args:
         sweep: The sweep.
@@ -98,24 +112,28 @@ def run_sweep(
         The study.
 
     Raises:
-        ValueError: One line: a parameter is refused, the study is of another sweep, its storage failed, a trial was stopped by a signal of
-            its own, or every trial failed.
+        ValueError: One line: a parameter is refused, the study is of another sweep, its storage failed, the launcher cannot be started, a
+            trial was stopped by a signal of its own, or every trial failed.
     """
-    _check(sweep)
+    refuse_no_jobs(jobs)
+    _check(sweep, base)
     study = open_study(sweep, base, root)
     with storage_errors(sweep):
         put_back_abandoned(sweep, study, root)
+        put_back_failed(sweep, study, root)
         signalled = _run_all(sweep, base, study, root, launcher, jobs, progress, done)
-        begun = counted(study.trials)
+        begun, again = counted(study.trials), len(to_retry(study))
     if signalled:
         raise signalled[0]
     if begun and all(trial.state == TrialState.FAIL for trial in begun):
-        raise ValueError(f"all {len(begun)} trials failed, the first: {begun[0].user_attrs['error']}")
+        which = "them" if again == len(begun) else f"{again} of them"
+        text = f"all {len(begun)} trials failed, the first: {begun[0].user_attrs['error']}"
+        raise ValueError(f"{text}: the same command tries {which} again" if again else text)
     return study
 
 
-def _check(sweep: SweepConfig) -> None:
-    """Refuse, before anything is trained, what no trial could be told apart by."""
+def _check(sweep: SweepConfig, base: Config) -> None:
+    """Refuse, before anything is there, what no trial could be told apart by, and values of another type than their key's."""
     for name, choice in sweep.choices.items():
         check_key(str(name))
         group, _, key = name.partition(".")
@@ -124,15 +142,42 @@ def _check(sweep: SweepConfig) -> None:
         values = choice.get("values", [])
         if any(value in values[:position] for position, value in enumerate(values)):
             raise ValueError(f"parameters.{name}.values must name each value once, got {values}")
+        _check_types(base, name, choice)
     if sweep.objective not in NUMBERS:
         raise ValueError(f"objective must be one of {', '.join(NUMBERS)}, got {sweep.objective!r}")
     weights = {"loss.rec", "loss.kl"} & sweep.parameters.keys()
-    if sweep.objective == ELBO and weights:
-        raise ValueError(
-            f"objective=elbo cannot compare trials of different weights: take {', '.join(sorted(weights))} out of parameters"
-        )
+    images = {name for name in sweep.parameters if name.startswith("data.")}
+    for names, what in ((weights, "weights"), (images, "images")):
+        if sweep.objective == ELBO and names:
+            raise ValueError(
+                f"objective=elbo cannot compare trials of different {what}: take {', '.join(sorted(names))} out of parameters"
+            )
     if sweep.term not in TERMS:
         raise ValueError(f"pruner_term must be one of {', '.join(TERMS)}, got {sweep.term!r}")
+
+
+def _check_types(base: Config, name: str, choice: Mapping[str, Any]) -> None:
+    """Refuse a value that no trial could have; one that only some of the others don't go with fails the trials that have both."""
+    values = choice.get("values", [choice.get("low"), choice.get("high")])
+    if "values" not in choice and takes_whole_numbers(name):
+        if any(value != int(value) for value in values):
+            raise ValueError(
+                f"parameters.{name}: low and high must be whole numbers, got {values[0]} and {values[1]}"
+            )
+        values = [int(value) for value in values]
+    kind = _refusal(base, name, [[]]).partition(", got ")[0]  # of what no key takes
+    for value in values:
+        if (error := _refusal(base, name, value)).startswith(f"{kind}, got "):
+            raise ValueError(error)
+
+
+def _refusal(base: Config, name: str, value: Any) -> str:
+    """Why a key cannot have a value, empty where it can."""
+    try:
+        with_values(base, {name: value})
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _run_all(
@@ -180,6 +225,10 @@ def _run_all(
                         # put back only at the end: whoever stopped it did not want it to go on at once
                         signalled[future] = trial, config
                         errors.append(error)
+                    elif isinstance(error, LauncherError):
+                        # no other one could be run either
+                        running[future] = trial, config
+                        raise error
                     elif _tell(sweep, study, trial, future) and done is not None:
                         done(study.trials[trial.number])
     finally:
@@ -223,21 +272,23 @@ def _tell(sweep: SweepConfig, study: optuna.Study, trial: optuna.Trial, future: 
     with suppress(UpdateFinishedTrialError):
         try:
             record = future.result()
-            value = record.scores.get(sweep.objective)
-            if value is None:
-                reason = record.facts["undefined"].get(sweep.objective, "there is no such score")
-                raise ValueError(f"{sweep.objective} is undefined: {reason}")
-        except (TrialStoppedError, TrialSignalledError, CancelledError, TrialInUseError):
+        except (TrialStoppedError, TrialSignalledError, CancelledError, TrialInUseError, LauncherError):
             put_back(study, trial)
             return False
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
+            return True
         except ValueError as error:
-            fail(study, trial, error)
-        else:
-            trial.set_user_attr("scores", {k: v for k, v in record.scores.items() if not isinstance(v, dict)})
-            trial.set_user_attr("seconds", record.facts["seconds"])
-            study.tell(trial, value)
+            fail(study, trial, error, retry=True)
+            return True
+        value = record.scores.get(sweep.objective)
+        if value is None:
+            reason = record.facts["undefined"].get(sweep.objective, "there is no such score")
+            fail(study, trial, ValueError(f"{sweep.objective} is undefined: {reason}"))
+            return True
+        trial.set_user_attr("scores", {k: v for k, v in record.scores.items() if not isinstance(v, dict)})
+        trial.set_user_attr("seconds", record.facts["seconds"])
+        study.tell(trial, value)
         return True
     return False
 

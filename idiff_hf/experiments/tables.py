@@ -18,7 +18,7 @@ from ..config import Config
 from ..evaluation import supervision_statement
 from ..folders import os_errors, waited_for
 from ..metrics import over_seeds
-from ..provenance import write_text
+from ..provenance import refuse_no_file, write_text
 from .paper_tables import SEEDS, TABLES, Column
 from .records import TrialRecord, load_record, record_from_json, record_to_json, trial_id
 from .reported import PAPER_METRICS, REPORTED
@@ -173,6 +173,7 @@ def make_table(
         raise ValueError(f"--records {records} is no folder: name one that holds files of idiff table")
     path = out / f"table{table}.{scale}.json"
     columns = plan(table, scale, configs, flags)
+    refuse_no_file(path)  # before the runs, which take long
     if path.is_file():
         _refuse_other_plan(path, columns, flags)
     with os_errors(f"cannot write {path}"):

@@ -51,6 +51,10 @@ class TrialSignalledError(ValueError):
     """A signal that was not for this process ended the training program, which has saved what it did."""
 
 
+class LauncherError(ValueError):
+    """The training program cannot be started: no trial can be run."""
+
+
 class TrialStoppedError(Exception):
     """The event that stops a trial was set; its training program has saved what it did."""
 
@@ -77,7 +81,8 @@ def run_trial(
 
     Raises:
         ValueError: One line that names the folder and the log, where the program or the scoring fails; `TrialInUseError` where another
-            process is running the trial, `TrialSignalledError` where somebody else stopped the program.
+            process is running the trial, `TrialSignalledError` where somebody else stopped the program, `LauncherError` where it cannot
+            be started.
         TrialStoppedError: `stop` was set.
     """
     found = load_record(root, config)
@@ -157,7 +162,7 @@ def _train(
                 start_new_session=True,
             )
         except OSError as error:
-            raise ValueError(f"cannot start {command[0]}: {error.strerror}") from None
+            raise LauncherError(f"cannot start {command[0]}: {error.strerror}") from None
         try:
             while process.poll() is None:
                 if stop is not None and stop.is_set():
@@ -260,7 +265,9 @@ def run_trials(
     Raises:
         ValueError: One line of the first trial that failed, when the others are done.
     """
-    distinct = {trial_id(config): config for config in configs}
+    # once: the user's pictures, which it is a hash of, may change while others train
+    ids = [trial_id(config) for config in configs]
+    distinct = dict(zip(ids, configs, strict=True))
     records: dict[str, TrialRecord] = {}
     failed: list[ValueError] = []
     with tqdm(total=len(distinct), desc="trials", disable=not progress) as bar, workers(jobs) as (pool, stop):
@@ -288,7 +295,7 @@ def run_trials(
     if failed:
         others = f" ({len(failed)} of {len(distinct)} trials failed)" if len(failed) > 1 else ""
         raise ValueError(f"{failed[0]}{others}")
-    return [records[trial_id(config)] for config in configs]
+    return [records[id] for id in ids]
 
 
 def refuse_taken(flags: Sequence[str], names: Collection[str], why: str) -> None:
@@ -311,11 +318,16 @@ def refuse_taken(flags: Sequence[str], names: Collection[str], why: str) -> None
             )
 
 
+def refuse_no_jobs(jobs: int) -> None:
+    """Refuse less than one trial at a time, before anything is made for them; raises ValueError in one line."""
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+
+
 @contextmanager
 def workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
     """So many threads, each on its share of the cores, and an event that is set when this process is asked to stop, for `run_trial`."""
-    if jobs < 1:
-        raise ValueError(f"jobs must be 1 or more, got {jobs}")
+    refuse_no_jobs(jobs)
     stop = threading.Event()
     cores = sorted(os.sched_getaffinity(0))
     shares = [cores[worker::jobs] or [cores[worker % len(cores)]] for worker in range(jobs)]

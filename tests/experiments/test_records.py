@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from idiff_hf.config import Config, HubConfig
-from idiff_hf.experiments.records import NOT_DECISIVE, load_record, trial_id
+from idiff_hf.config import AuxConfig, Config, HubConfig
+from idiff_hf.experiments.records import NOT_DECISIVE, load_record, record_to_json, trial_id
 from idiff_hf.experiments.trials import run_trial
 from idiff_hf.folders import MANIFEST
+from tests.experiments.scored import scored
 from tests.experiments.stand_in import that_copies, toy_config
 from tests.tiny import tiny_config
 
@@ -99,10 +101,106 @@ def test_a_record_of_another_config_or_a_damaged_one_is_refused(finished: Path, 
     values = json.loads(path.read_text())
     values["config"]["loss"]["kl"] = 1.0
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"trial.json is of another config than its folder is named by"):
+    with pytest.raises(ValueError) as error:
         load_record(tmp_path, config)
-    bare = {**values, "facts": {}}
-    for text in ("{", "[]", '{"id": 1}', json.dumps({**values, "config": None}), json.dumps(bare)):
+    # the run may be the work of days: nobody is told to remove it
+    assert str(error.value) == (
+        f"{path} is of another config than its folder is named by: loss.kl is 1.0 in it, and 0.0001 is asked for: give another --root"
+    )
+    bare, odd = {**values, "facts": {}}, {**values, "config": {**values["config"], "data": 3}}
+    deep = "[" * 100_000
+    for text in ("{", "[]", '{"id": 1}', deep, *map(json.dumps, ({**values, "config": None}, bare, odd))):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"trial.json: .*: remove it, and the trial is scored again$"):
             load_record(tmp_path, config)
+    path.write_text(json.dumps({**values, "seed": 3}))
+    with pytest.raises(
+        ValueError, match=r"not the record of a trial: its seed is 3, its train\.seed 0: remove it, and "
+    ):
+        load_record(tmp_path, config)
+
+
+def written(root: Path, config: Config) -> str:
+    """Leave the record of a finished trial, and return its id."""
+    record = scored(config, 0.5)
+    (root / record.id).mkdir(parents=True)
+    (root / record.id / "trial.json").write_text(json.dumps(record_to_json(record)))
+    return record.id
+
+
+def test_a_pretrained_ivae_whose_folder_is_written_otherwise_finds_its_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ivae").mkdir()
+    (tmp_path / "ivae" / MANIFEST).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+    def on(path: str) -> Config:
+        return replace(Config(), model=replace(Config().model, pretrained_ivae=path))
+
+    id = written(tmp_path / "root", on("ivae"))
+    for path in ("./ivae", str(tmp_path / "ivae")):
+        found = load_record(tmp_path / "root", on(path))
+        assert found is not None and found.id == id
+
+
+def own(path: str, **data: object) -> Config:
+    """A VAE of the user's pictures."""
+    return replace(
+        Config(),
+        data=replace(Config().data, name="own", path=path, **data),
+        aux=AuxConfig(name="none"),
+        model=replace(Config().model, prior_type="standard"),
+    )
+
+
+def test_own_pictures_are_known_by_their_files_and_not_by_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pics"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.JPG", "metadata.csv"):
+        (folder / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    before = written(tmp_path / "root", own("pics"))
+    for path in ("./pics", "pics/../pics", str(folder)):
+        found = load_record(tmp_path / "root", own(path))
+        assert found is not None and found.id == before == trial_id(own(path))
+
+    def changed() -> bool:
+        nonlocal before
+        last, before = before, trial_id(own("pics"))
+        return before != last
+
+    # what is not read decides nothing
+    for name in ("notes.txt", ".hidden.png", "deep/metadata.csv"):
+        (folder / name).write_text("")
+    os.utime(folder / "metadata.csv", (1, 1))
+    assert not changed()
+    (folder / "metadata.csv").write_text("metadata,csv")
+    assert changed()
+    (folder / "deep" / "c.png").write_text("")
+    assert changed()
+    (folder / "a.png").rename(folder / "z.png")
+    assert changed()
+    os.utime(folder / "z.png", (1, 1))
+    assert changed()
+    (folder / "z.png").write_text("another")
+    os.utime(folder / "z.png", (1, 1))
+    assert changed()
+    (folder / "deep" / "d.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"^cannot read data\.path=pics: .*d\.png"):
+        trial_id(own("pics"))
+
+
+def test_of_a_parquet_file_the_size_and_time_count_and_of_a_hub_id_the_text(tmp_path: Path) -> None:
+    file = tmp_path / "set.parquet"
+    file.write_text("one")
+    before = trial_id(own(str(file)))
+    file.rename(tmp_path / "moved.parquet")
+    assert trial_id(own(str(tmp_path / "moved.parquet"))) == before
+    (tmp_path / "moved.parquet").write_text("two!")
+    assert trial_id(own(str(tmp_path / "moved.parquet"))) != before
+    assert len({trial_id(own(path)) for path in ("user/name", "user/other", "gone")}) == 3
+    # a stream is not looked through
+    assert trial_id(own(str(tmp_path), streaming=True)) != trial_id(own(f"{tmp_path}/.", streaming=True))

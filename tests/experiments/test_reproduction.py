@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "docs" / "reproduction").glob("table*.json"))
 
 
-def known(table: int, *migs: tuple[float, ...]) -> dict[str, object]:
+def known(table: int, *migs: tuple[float, ...]) -> dict[str, Any]:
     """The document of a table whose first columns have runs of these MIG."""
     columns = plan(table, "tiny", ROOT / "configs")
     records = [
@@ -104,6 +105,40 @@ def test_words_about_no_table_are_refused(line: str, message: str, tmp_path: Pat
     (tmp_path / "explained.yaml").write_text(f"{line}\n")
     with pytest.raises(ValueError, match=rf"explained\.yaml:? {message}"):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"records": {}}, r"records must be a list, got dict"),
+        ({"records": [3]}, r"records\[0\]: not the record of a trial: .*mapping, not int"),
+        ({"records": [{"id": None}]}, r"records\[0\]: not the record of a trial: its id must be a text, got None"),
+        ({"records": [{"seed": 7}]}, r"records\[0\]: not the record of a trial: its seed is 7, its train\.seed 0"),
+        ({"records": [{"scores": {}}]}, r"records\[0\]: scores\.mig must be a number or null, got nothing"),
+        ({"records": [{"scores": {"mig": "high"}}]}, r"records\[0\]: scores\.mig must be a number or null, got high"),
+    ],
+)  # fmt: skip
+def test_records_that_are_none_are_one_line(damage: dict[str, Any], words: str, tmp_path: Path) -> None:
+    document = known(5, (0.1,))
+    if isinstance(damage["records"], list) and isinstance(damage["records"][0], dict):
+        damage = {"records": [{**document["records"][0], **damage["records"][0]}]}
+    (tmp_path / "table5.tiny.json").write_text(json.dumps({**document, **damage}))
+    with pytest.raises(
+        ValueError, match=rf"^\S*table5\.tiny\.json is no file of .*: {words}; move it elsewhere$"
+    ):
+        read_document(tmp_path / "table5.tiny.json")
+
+
+def test_a_record_without_an_id_is_one_line_and_so_is_deep_nesting(tmp_path: Path) -> None:
+    document, path = known(5, (0.1,)), tmp_path / "table5.tiny.json"
+    del document["records"][0]["id"]
+    for text, words in (
+        (json.dumps(document), r"records\[0\]: not the record of a trial: .* argument: 'id'"),
+        ("[" * 100_000, "nested too deeply"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"table5\.tiny\.json is no file of .*: {words}; move it"):
+            report(tmp_path)
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:

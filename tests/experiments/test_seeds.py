@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +17,7 @@ from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
 from idiff_hf.experiments.records import TrialRecord, trial_id
 from idiff_hf.experiments.seeds import (
+    MAX_SEEDS,
     best_of,
     chosen_by_elbo,
     image_scores,
@@ -23,6 +26,8 @@ from idiff_hf.experiments.seeds import (
     seeds_markdown,
     seeds_table,
 )
+from idiff_hf.folders import CheckpointError
+from idiff_hf.provenance import refuse_no_file, write_text
 from tests.experiments.stand_in import program, that_copies, toy_config
 
 
@@ -56,11 +61,22 @@ def test_seeds_as_they_are_written(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "3..1", "0,0", "a", "0..", "-1", "0;1", "1.5"])
+@pytest.mark.parametrize("text", ["", "3..1", "0,0", "a", "0..", "-1", "0;1", "1.5", "0.." + "9" * 5000])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(ValueError) as error:
         parse_seeds(text)
     assert str(error.value) == f"--seeds must be as in 0..9 or 0,3,5, each once, got {text!r}"
+
+
+def test_more_seeds_than_anyone_means_are_refused_before_they_are_listed() -> None:
+    assert len(parse_seeds(f"1..{MAX_SEEDS}")) == MAX_SEEDS
+    for text, count in (
+        ("0..99999999999", 10**11),
+        (",".join(map(str, range(MAX_SEEDS + 1))), MAX_SEEDS + 1),
+    ):
+        with pytest.raises(ValueError) as error:
+            parse_seeds(text)
+        assert str(error.value) == f"--seeds names {count} seeds: give 10000 at most"
 
 
 def test_configs_differ_in_the_seed_alone() -> None:
@@ -153,6 +169,14 @@ def test_a_seed_is_chosen_without_labels() -> None:
     assert chosen_by_elbo(seeds_table([record(seed, 0.1) for seed in range(3)])) is None
 
 
+def test_no_rank_correlation_where_all_are_alike() -> None:
+    alike = seeds_table([with_elbo(seed, 0.1, -40.0 - seed) for seed in range(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = chosen_by_elbo(alike)
+    assert text is not None and text.endswith("rank correlation of both over 3 seeds undefined")
+
+
 def test_several_trainings_of_which_the_elbo_chooses_one() -> None:
     migs, elbos = (0.1, 0.4, 0.2, 0.3), (-4.0, -2.0, -1.0, -3.0)
     records = [with_elbo(seed, mig, elbo) for seed, (mig, elbo) in enumerate(zip(migs, elbos, strict=True))]
@@ -212,3 +236,41 @@ def test_what_is_no_key_of_the_configuration_is_refused(
         assert main([*command, flag]) == 2
         words = f"error: unknown argument {flag!r}: give keys of the configuration, as in --train.seed 1\n"
         assert capsys.readouterr().err == words
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("folder", "cannot write folder: it is a folder, give the name of a file"),
+        ("", "cannot write .: it is a folder, give the name of a file"),
+        ("device", "cannot write device: it is no regular file, give the name of a file"),
+        ("file/new.json", "cannot write file: file is no folder"),
+    ],
+)
+def test_an_out_that_is_no_file_is_refused_before_a_run(
+    out: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "device")
+    (tmp_path / "config.yaml").write_text(config_to_yaml(toy_config()))
+    assert main(["seeds", "config.yaml", "--seeds", "0", "--root", "root", "--out", out]) == 2
+    assert capsys.readouterr().err.replace(f"{tmp_path}/", "") == f"error: {words}\n"
+    assert not (tmp_path / "root").exists()
+
+
+def test_text_goes_to_where_a_link_leads_and_never_in_the_place_of_a_device(tmp_path: Path) -> None:
+    link, target, pipe = tmp_path / "link", tmp_path / "there" / "target", tmp_path / "pipe"
+    link.symlink_to(target)
+    refuse_no_file(link)
+    assert not target.parent.exists()
+    for text in ("one", "two"):
+        write_text(link, text)
+        assert link.is_symlink() and target.read_text() == text
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError) as error:
+        write_text(pipe, "text")
+    assert str(error.value) == f"cannot write {pipe}: it is no regular file, give the name of a file"
+    assert pipe.is_fifo()

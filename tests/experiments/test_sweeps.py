@@ -23,7 +23,16 @@ from idiff_hf.arguments import config_to_yaml, load_config, with_values
 from idiff_hf.cli import main
 from idiff_hf.config.sweep import SweepConfig
 from idiff_hf.experiments.records import load_record
-from idiff_hf.experiments.studies import ask, counted, open_study, put_back, put_back_abandoned
+from idiff_hf.experiments.studies import (
+    ask,
+    counted,
+    fail,
+    open_study,
+    put_back,
+    put_back_abandoned,
+    put_back_failed,
+    to_retry,
+)
 from idiff_hf.experiments.sweeps import _watch, read_sweep, run_sweep, sweep_rows
 from idiff_hf.run_log import RunLog
 from tests.experiments.stand_in import program, that_copies, toy_config
@@ -110,6 +119,10 @@ def test_a_file_is_read_as_yaml_1_2_and_named_by_its_stem(tmp_path: Path) -> Non
         ("config: c\npruner: asha\nparameters: {a.b: bool}", "pruner must be one of none, median, got 'asha'"),
         ("config: c\npruner_term: kl\nparameters: {a.b: bool}", "pruner_term=kl has no effect with pruner=none"),
         ("config: c\npruner: median\npruner_term: 3\nparameters: {a.b: bool}", "pruner_term must be a text, got 3"),
+        ("config: c\nparameters: {a.b: {values: [.nan]}}\nnum_trials: 1", r"a\.b\.values must be finite, got \[nan\]"),
+        ("config: c\nparameters: {a.b: {low: 1, high: .inf}}\nnum_trials: 1", "low and high must be finite, got 1 and inf"),
+        ("config: c\nparameters: {a.b: bool}\nnum_trials: true", "num_trials must be a whole number .*, got True"),
+        ("config: c\nseed: true\nparameters: {a.b: bool}", "seed must be a whole number of 0 or more, got True"),
         ("config: c\nseed: -1\nparameters: {a.b: bool}", "seed must be a whole number of 0 or more, got -1"),
         ("config: c\nstorage: 3\nparameters: {a.b: bool}", "storage must be the URL of a database, or null"),
         ("config: c\nobjective: 3\nparameters: {a.b: bool}", "objective must be a text, got 3"),
@@ -145,6 +158,10 @@ def test_a_key_that_is_none_is_refused_before_anything_is_there(tmp_path: Path) 
             r"^objective=elbo cannot compare .* weights: take loss\.kl, loss\.rec out of parameters$",
         ),
         (
+            {"objective": "elbo", "parameters": {"data.image_size": {"values": [16, 32]}}},
+            r"^objective=elbo cannot compare trials of different images: take data\.image_size out of parameters$",
+        ),
+        (
             {"pruner": "median", "pruner_term": "mse"},
             r"^pruner_term must be one of rec, kl, ddpm, .*, got 'mse'$",
         ),
@@ -152,9 +169,38 @@ def test_a_key_that_is_none_is_refused_before_anything_is_there(tmp_path: Path) 
             {"parameters": {"loss.kl": {"values": [1e-4, 1e-3, 1e-4]}}},
             r"^parameters\.loss\.kl\.values must name each value once, got \[0\.0001, 0\.001, 0\.0001\]$",
         ),
+        (
+            {"parameters": {"loss.kl": {"values": [1e-4, "abc"]}}},
+            r"^loss\.kl must be a finite number, got abc$",
+        ),
+        (
+            {"parameters": {"model.latent_dim": {"values": [6, 6.5]}}},
+            r"^model\.latent_dim must be an integer, got 6\.5$",
+        ),
+        (
+            {"parameters": {"model.backbone": {"values": ["cnn", "cnnn"]}}},
+            r"^model\.backbone must be one of cnn, .*, got cnnn$",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             run_sweep(grid(**values), toy_config(), tmp_path / "root", progress=False)
+    for name, low, words in (
+        (
+            "model.latent_dim",
+            6.5,
+            r"^parameters\.model\.latent_dim: low and high must be whole numbers, got 6\.5 and 12$",
+        ),
+        ("aux.modulate_mean", 0, r"^aux\.modulate_mean must be true or false, got 0$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_sweep(
+                at_random(parameters={name: {"low": low, "high": 12}}),
+                toy_config(),
+                tmp_path / "root",
+                progress=False,
+            )
+    with pytest.raises(ValueError, match=r"^jobs must be 1 or more, got 0$"):
+        run_sweep(grid(), toy_config(), tmp_path / "root", jobs=0, progress=False)
     assert not (tmp_path / "root").exists()
 
 
@@ -288,6 +334,17 @@ def test_trials_at_random_lie_in_the_space_and_depend_on_the_seed_and_their_numb
     assert drawn("other", at_random(num_trials=1, seed=1)) != found[:1]
 
 
+def test_a_range_is_of_whole_numbers_where_its_key_is(tmp_path: Path) -> None:
+    """However its ends are written."""
+    space = {"loss.rec": {"low": 0, "high": 2}, "model.latent_dim": {"low": 6.0, "high": 12.0}}
+    sweep = at_random(parameters=space, num_trials=6)
+    study = open_study(sweep, toy_config(), tmp_path)
+    asked(sweep, study)
+    found = params(study)
+    assert len({one["loss.rec"] for one in found} - {0, 1, 2}) == 6
+    assert all(type(one["model.latent_dim"]) is int and 6 <= one["model.latent_dim"] <= 12 for one in found)
+
+
 def test_tpe_moves_to_where_the_objective_is_large(tmp_path: Path) -> None:
     """Told of an objective that is largest at eight latents."""
     sweep = at_random(sampler="tpe", num_trials=24)
@@ -331,6 +388,76 @@ def test_a_trial_that_fails_is_marked_with_its_line_and_the_sweep_goes_on(
         f"{failed}: no luck": 1,
         "train.train_batch_size must be a positive multiple of 8, got 3": 2,
     }
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in counted(study.trials)]
+
+
+def test_a_run_that_failed_is_tried_again_by_the_next_call(finished: Path, tmp_path: Path) -> None:
+    copies = Path(that_copies(finished, tmp_path / "copies.py")[1]).read_text()
+    full = "if 'rec: 0.1' in (folder / 'config.yaml').read_text():\n    (folder / 'tried').open('a').write('.')\n"
+    fails = program(tmp_path / "fails.py", f"{full}    {FAILS}\n{copies}")
+    killed = program(tmp_path / "killed.py", "import os; os.kill(os.getpid(), 9)")
+    sweep, root, base = grid(), tmp_path / "root", toy_config()
+    study = run_sweep(sweep, base, root, launcher=fails, progress=False)
+    # once in a call, and shown as failed until there is another
+    assert sorted(states(study)) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+    assert [path.read_text() for path in root.glob("*/tried")] == [".", "."]
+    study = run_sweep(sweep, base, root, launcher=killed, progress=False)
+    errors = [row["error"] for row in sweep_rows(sweep, study.trials) if row["error"]]
+    assert len(errors) == 2 and all("ended by SIGKILL" in error for error in errors)
+    done = that_copies(finished, tmp_path / "done.py")
+    study = run_sweep(sweep, base, root, launcher=done, progress=False)
+    assert states(study) == ["COMPLETE"] * 4
+    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+    assert len(run_sweep(sweep, base, root, launcher=("none",), progress=False).trials) == len(study.trials)
+
+
+def test_the_line_says_which_trials_are_tried_again(tmp_path: Path) -> None:
+    launcher = program(tmp_path / "program.py", FAILS)
+    for sizes, words in (([16], "them"), ([3, 16], "1 of them")):
+        sweep = grid(parameters={"train.train_batch_size": {"values": sizes}}, name=f"toy{len(sizes)}")
+        with pytest.raises(
+            ValueError, match=rf"^all \d trials failed, the first: .*: the same command tries {words} again$"
+        ):
+            run_sweep(sweep, toy_config(), tmp_path / "root", launcher=launcher, progress=False)
+    # a config that is refused is refused again
+    sweep = grid(parameters={"train.train_batch_size": {"values": [3]}}, name="none")
+    with pytest.raises(ValueError, match=r"^all 1 trials failed, the first: .* multiple of 8, got 3$"):
+        run_sweep(sweep, toy_config(), tmp_path / "root", launcher=launcher, progress=False)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_launcher_that_cannot_start_ends_the_sweep_and_fails_no_trial(
+    jobs: int, finished: Path, tmp_path: Path
+) -> None:
+    sweep, root = grid(), tmp_path / "root"
+    with pytest.raises(ValueError, match=r"^cannot start no-such-program: No such file or directory$"):
+        run_sweep(sweep, toy_config(), root, launcher=("no-such-program",), jobs=jobs, progress=False)
+    study = open_study(sweep, toy_config(), root)
+    assert states(study) == [] and len(study.trials) <= 2 * jobs + 1
+    launcher = that_copies(finished, tmp_path / "program.py")
+    study = run_sweep(sweep, toy_config(), root, launcher=launcher, jobs=jobs, progress=False)
+    assert states(study) == ["COMPLETE"] * 4
+    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_two_workers_that_put_back_one_failed_trial_try_it_once(storage: str | None, tmp_path: Path) -> None:
+    sweep = grid(storage=storage and f"sqlite:///{tmp_path}/study.db")
+    study = open_study(sweep, toy_config(), tmp_path)
+    begun = ask(sweep, toy_config(), study)
+    assert begun is not None
+    fail(study, begun[0], ValueError("no luck"), retry=True)
+    [failed] = to_retry(study)
+    put_back_failed(sweep, study, tmp_path)
+    put_back_failed(sweep, study, tmp_path)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    # the other worker had looked before
+    put_back(study, failed)
+    asked(sweep, study)
+    assert params(study) == sweep.points
 
 
 def test_an_objective_that_is_undefined_fails_the_trial(finished: Path, tmp_path: Path) -> None:
@@ -386,6 +513,11 @@ def test_what_is_not_there_is_not_created_by_a_look(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match=r"^the storage holds no study toy: run idiff sweep first$"):
         open_study(grid(storage=f"sqlite:///{tmp_path}/study.db"), toy_config(), tmp_path, create=False)
+    assert not (tmp_path / "study.db").exists()
+    assert open_study(grid(storage=f"sqlite:///{tmp_path}/study.db"), toy_config(), tmp_path).trials == []
+    with pytest.raises(ValueError, match=r"^the storage holds no study other: run idiff sweep first$"):
+        other = grid(storage=f"sqlite:///{tmp_path}/study.db", name="other")
+        open_study(other, toy_config(), tmp_path, create=False)
 
 
 def test_nothing_in_a_journal_is_executed(tmp_path: Path) -> None:
@@ -401,7 +533,9 @@ def test_nothing_in_a_journal_is_executed(tmp_path: Path) -> None:
         open_study(grid(), toy_config(), tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}\n', "[1]\n", "1\n"])
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}\n', "[1]\n", "1\n", '{"op_code": 99, "worker_id": "a"}\n', "[" * 100_000 + "\n"]
+)
 def test_a_journal_of_something_else_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "study.jsonl").write_text(text)
     for create in (True, False):

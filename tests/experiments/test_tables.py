@@ -244,9 +244,48 @@ def test_runs_of_other_configs_are_not_replaced(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused_before_a_run(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(ValueError, match=r"^cannot write \S*out/table8\.tiny\.json: .*File exists"):
+    with pytest.raises(ValueError, match=r"^cannot write (\S*/out): \1 is no folder$"):
         made(8, tmp_path / "root", tmp_path / "out")
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("made_here", "arguments", "words"),
+    [
+        (
+            "out/table8.tiny.json",
+            ["--out", "out"],
+            "cannot write out/table8.tiny.json: it is a folder, give the name of a file",
+        ),
+        (
+            "out.md",
+            ["--out", "out", "--report"],
+            "cannot write out.md: it is a folder, give the name of a file",
+        ),
+        ("x", ["--report", "--out", "."], "--out . has no name that its report could have: name the folder"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_a_run(
+    made_here: str,
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / made_here).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["table", "8", "--configs", str(CONFIGS), "--root", "root", *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_empty_name_of_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["table", "2"], ["figure", "10"]):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([*command, "--out", ""])
+        words = "error: argument --out: the name is empty, give that of a folder: see idiff"
+        assert capsys.readouterr().err == f"{words} {command[0]} --help\n"
 
 
 def test_a_folder_of_records_that_is_not_there_is_refused(tmp_path: Path) -> None:

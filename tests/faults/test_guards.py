@@ -240,6 +240,12 @@ def test_replay_finds_the_batch_the_terms_and_the_gradients(
         assert capsys.readouterr().err.endswith(message)
 
 
+def test_a_run_that_is_not_there_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert idiff(["replay", str(tmp_path / "nope")]) == 2
+    words = f"error: {tmp_path / 'nope'} is no folder: give a run's train.output_dir\n"
+    assert capsys.readouterr().err.endswith(words)
+
+
 def test_replay_of_a_step_gives_the_very_losses_of_the_run(tmp_path: Path) -> None:
     train(tiny_config(tmp_path, max_train_steps=6))
     for step in (2, 5):
