@@ -32,7 +32,8 @@ are not the quality of one model.
 """
 _BASELINES = (
     "`u alone` is the same encoder trained on the KL to the known prior of u, without reconstruction or U-Net, and `labels` the same "
-    "trained to regress the factors. What a model reaches beyond `u alone` is what the generative model adds."
+    "trained to regress the factors. Where u tells no side, the means of `u alone` stay at 0, and its log-variances are scored. What a "
+    "model reaches beyond `u alone` is what the generative model adds."
 )
 
 
