@@ -40,6 +40,7 @@ from .results import SCHEMA
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
 NUM_SHOWN = 10
 """Images in a row of a figure."""
+_BY_INFORMATION = "mutual information, Hungarian assignment"
 SUPERVISION = {
     "interval": "weakly supervised by u = interval: for each factor and image, on which side of a random cut the factor lies "
     "(mean and variance of that side), less than one bit a factor",
@@ -67,7 +68,12 @@ def supervision_statement(config: Config) -> str:
 
 
 def disentanglement(
-    codes: np.ndarray, factors: np.ndarray, names: tuple[str, ...], num_categories: int | None = None
+    codes: np.ndarray,
+    factors: np.ndarray,
+    names: tuple[str, ...],
+    num_categories: int | None = None,
+    *,
+    unsigned: bool = False,
 ) -> dict[str, Any]:
     """MIG, MCC and modularity as the card shows them.
 
@@ -77,6 +83,7 @@ def disentanglement(
         names: Of the K factors.
         num_categories: Where a code is the number of a class: of how many. Then there is a bin for each class, latents are matched to
             factors by mutual information, and MCC, which takes the number for a size, means nothing.
+        unsigned: Match latents to factors by mutual information too: u told no side, and a code may have one of its own for each value.
 
     Returns:
         The scores. None stands for what a single factor or latent leaves undefined, `undefined` says why; `matched_latent` is -1 for a
@@ -87,7 +94,7 @@ def disentanglement(
     values: dict[str, Any] = record.values
     spearman = mcc(codes, factors, correlation="spearman")
     matched = spearman.assignment
-    if num_categories is not None:
+    if num_categories is not None or unsigned:
         told = mutual_information_from_labels(codes, factor_labels(factors), num_bins).matrix
         matched = np.full(len(names), -1)
         latents, columns = linear_sum_assignment(told, maximize=True)
@@ -146,7 +153,9 @@ def evaluate_run(output_dir: Path) -> Path | None:
         generation = report(config, pipeline, dataset, pictured, drawn, nearest, figures)
     measured = {
         name: {
-            "metrics": disentanglement(of_baseline, factors, dataset.factor_names),
+            "metrics": disentanglement(
+                of_baseline, factors, dataset.factor_names, unsigned=config.aux.unsigned
+            ),
             **about,
         }
         for name, (of_baseline, factors, about) in baselines.items()
@@ -168,7 +177,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
             "label_to_z": config.aux.label_to_z,
             "statement": supervision_statement(config),
         },
-        "estimator": {} if pipeline.ivae is None else _estimator(pipeline.num_classes, _codes_are(config)),
+        "estimator": {} if pipeline.ivae is None else _estimator(config, pipeline.num_classes),
         "model": {
             "metrics": metrics,
             "num_parameters": {
@@ -205,19 +214,21 @@ def _codes_are(config: Config) -> str:
     return LOG_VARIANCES if learns_widths(config) else POSTERIOR_MEANS
 
 
-def _estimator(num_categories: int | None, codes: str) -> dict[str, Any]:
+def _estimator(config: Config, num_categories: int | None) -> dict[str, Any]:
     if num_categories is None:
-        return {
+        codes = _codes_are(config)
+        told = {
             "num_bins": DEFAULT_NUM_BINS,
             "mig": f"equal-width bins of {codes}, mutual information over factor entropy",
             "mcc": f"absolute correlation of {codes}, Hungarian assignment",
         }
+        return told | ({"matched_latent": _BY_INFORMATION} if config.aux.unsigned else {})
     return {
         "num_bins": max(DEFAULT_NUM_BINS, num_categories),
         "codes": "the number of the likeliest class of each latent",
         "mig": "a bin for each class, mutual information over factor entropy",
         "mcc": "absolute correlation of class numbers, Hungarian assignment; without meaning, for classes have no order",
-        "matched_latent": "mutual information, Hungarian assignment",
+        "matched_latent": _BY_INFORMATION,
     }
 
 
@@ -262,7 +273,11 @@ def _metrics(
     """Scores of held-out codes, None where no factor is known; the figures of latents."""
     codes, factors = coded
     names = dataset.factor_names
-    metrics = disentanglement(codes, factors, names, pipeline.num_classes) if names else None
+    metrics = (
+        disentanglement(codes, factors, names, pipeline.num_classes, unsigned=config.aux.unsigned)
+        if names
+        else None
+    )
     matched = metrics["matched_latent"] if metrics else {}
     labels = latent_labels(codes.shape[1], matched)
     latent_histograms(codes, labels, folder / "latents.png")

@@ -158,6 +158,18 @@ def test_class_numbers_in_any_order_are_a_perfect_code(num_categories: int) -> N
     assert scores["matched_latent"] == {"many": 1, "two": 0}
 
 
+def test_codes_that_chose_their_own_sides_are_matched_by_information() -> None:
+    """Each value of a factor has a side of its own, so that the other latent, which leaks a little of its order, correlates more."""
+    factors = np.stack(np.meshgrid(np.arange(10), np.arange(10), indexing="ij"), axis=-1).reshape(-1, 2)
+    sides = np.array([-1, 1, -1, 1, 1, -1, 1, -1, 1, -1])
+    codes = sides[factors] * np.abs(factors - 4.5)
+    codes += 0.2 * factors[:, ::-1]
+    names = ("first", "second")
+    assert disentanglement(codes, factors, names)["matched_latent"] == {"first": 1, "second": 0}
+    unsigned = disentanglement(codes, factors, names, unsigned=True)
+    assert unsigned["matched_latent"] == {"first": 0, "second": 1}
+
+
 def test_a_class_that_no_image_has_leaves_the_others_apart() -> None:
     factors = np.arange(3)[:, None].repeat(2, axis=1)
     codes = np.array([[0.0, 4.0], [18.0, 4.0], [19.0, 4.0]])
