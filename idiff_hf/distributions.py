@@ -148,7 +148,7 @@ class SignedGaussian:
         return sign * self.distance.sample(noise[..., 0])
 
     def kl(self, other: SoftReciprocal) -> Tensor:
-        """KL of sign and distance from those of `other`, in nats, `(B, D)`; not less than that of z, by log 2 at most."""
+        """KL(self || other) of sign and distance together, in nats, `(B, D)`: an upper bound of that of z, their product."""
         plus, minus = functional.logsigmoid(self.logits), functional.logsigmoid(-self.logits)
         of_sign = math.log(2.0) + plus.exp() * plus + minus.exp() * minus
         entropy = 0.5 * (math.log(2 * math.pi) + 1.0 + self.logvar)

@@ -207,5 +207,6 @@ class PriorEncoder(nn.Module):
             return OneHotCategorical(self._logits(aux), self.uniform_mix)
         mean, logvar = self._moments(aux, released)
         if self.family == "reciprocal":
-            return SoftReciprocal(logvar)
+            # u states no variance above that of the whole range; a caller's own could, and then there is no such law
+            return SoftReciprocal(logvar.clamp_max(0.0))
         return SoftUniform(mean, logvar) if self.family == "uniform" else DiagonalGaussian(mean, logvar)

@@ -104,6 +104,9 @@ def test_a_reciprocal_prior_is_the_law_of_the_variances_that_u_states() -> None:
     dist = model.prior(u).latent_dist
     assert isinstance(dist, SoftReciprocal)
     torch.testing.assert_close(dist.logvar, u.log())
+    # more than the whole range is taken for it
+    above = model.prior(torch.full((1, 3), 4.0)).latent_dist
+    assert torch.equal(above.logvar, torch.zeros(1, 3)) and above.sample(torch.randn(1, 3)).isfinite().all()
     # the least variance is that of the paper's u, eps = 0.01 in units of the range, 12 eps in those of the deviation
     assert dist.min_std == pytest.approx((12 * UniformPosterior(3).eps) ** 0.5)
 
