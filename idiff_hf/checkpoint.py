@@ -110,11 +110,25 @@ def save_checkpoint(
         (folder / "config.yaml").write_bytes(config_text.encode())
 
     if total_limit is not None:
-        kept = protect.resolve() if protect else None
-        older = [path for number, path in _committed(root) if number < step and path.resolve() != kept]
-        for folder in older[: 1 - total_limit]:
-            remove_folder(folder)
+        rotate_checkpoints(root, step, total_limit, protect)
     return target
+
+
+def rotate_checkpoints(root: Path, step: int, total_limit: int, protect: Path | None = None) -> None:
+    """Removes the oldest checkpoints beyond `total_limit`, that of `step` counted; those of higher steps stay.
+
+    Each save ends with it. A kill in between leaves it to the run that goes on.
+
+    Args:
+        root: Folder of the checkpoints.
+        step: Of the newest that counts.
+        total_limit: As in `save_checkpoint`, like `protect`.
+        protect: As there.
+    """
+    kept = protect.resolve() if protect else None
+    older = [path for number, path in _committed(root) if number < step and path.resolve() != kept]
+    for folder in older[: 1 - total_limit]:
+        remove_folder(folder)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -23,7 +23,13 @@ from .builders import (
     build_pipeline,
     check_scored,
 )
-from .checkpoint import compare_configs, latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    compare_configs,
+    latest_checkpoint,
+    load_checkpoint,
+    rotate_checkpoints,
+    save_checkpoint,
+)
 from .config import Config
 from .data import Batch, Prefetcher
 from .folders import RunLock, clean_leftovers, commit_folder
@@ -147,6 +153,10 @@ class TrainingRun:
                 logger.warning("no checkpoint in %s: starting at step 0", self.checkpoints)
             else:
                 self._load(found[0])
+                if resume == "latest" and self.accelerator.is_main_process:
+                    rotate_checkpoints(
+                        self.checkpoints, self.first_step, self.config.train.checkpoints_total_limit
+                    )
         if self.accelerator.is_main_process:
             write_text(self.output_dir / "config.yaml", config_to_yaml(self.config))
             # without what a killed run wrote after its last checkpoint

@@ -58,6 +58,18 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(whole: tuple[Path, Config
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()) == before
 
 
+def test_a_rotation_that_a_kill_cut_short_is_ended_by_the_run_that_goes_on(tmp_path: Path) -> None:
+    """As if the kill had come after the last save: more checkpoints than are to be kept, and none left to be written."""
+    config = tiny_config(tmp_path / "run", max_train_steps=5)
+    train(config)
+    again = replace(
+        config, train=replace(config.train, checkpoints_total_limit=2, resume_from_checkpoint="latest")
+    )
+    train(again)
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-00000004", "step-00000005"]
+
+
 def test_exported_pipeline_has_the_averaged_weights(whole: tuple[Path, Config]) -> None:
     folder, _ = whole
     verify_folder(folder / "pipeline")
