@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .arguments import config_from_yaml
 from .baselines import SUPERVISED_PROBE, SUPERVISION_BASELINE, learns_widths
 from .builders import build_dataset, scored_rows
+from .card_scores import by_name, codes_are, disentanglement, estimator
 from .config import Config
 from .data import ImageDataset, to_float
 from .drawing import draw_rows
@@ -27,20 +27,16 @@ from .figures import (
     traversal_figure,
 )
 from .metric_figures import factor_latent_scatter
-from .metrics import evaluate, mcc
-from .metrics.discretize import DEFAULT_NUM_BINS, factor_labels
-from .metrics.mutual_information import mutual_information_from_labels
 from .models import Autoencoder, autoencode
 from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import versions, write_text
-from .readback import LOG_VARIANCES, POSTERIOR_MEANS, by_name, encode_rows, every_image, nearest_rendered
+from .readback import encode_rows, every_image, nearest_rendered
 from .results import SCHEMA
 
 TRAVERSAL_VALUES = tuple(float(v) for v in np.linspace(-1.6, 1.6, 9))
 NUM_SHOWN = 10
 """Images in a row of a figure."""
-_BY_INFORMATION = "mutual information, Hungarian assignment"
 SUPERVISION = {
     "interval": "weakly supervised by u = interval: for each factor and image, on which side of a random cut the factor lies "
     "(mean and variance of that side), less than one bit a factor",
@@ -65,52 +61,6 @@ def supervision_statement(config: Config) -> str:
         )
     columns = config.data.aux_columns or config.data.bound_columns
     return f"{text}: {', '.join(columns)}" if columns else text
-
-
-def disentanglement(
-    codes: np.ndarray,
-    factors: np.ndarray,
-    names: tuple[str, ...],
-    num_categories: int | None = None,
-    *,
-    unsigned: bool = False,
-) -> dict[str, Any]:
-    """MIG, MCC and modularity as the card shows them.
-
-    Args:
-        codes: `(N, D)`, see `readback.encode_rows`.
-        factors: `(N, K)`, integer labels or continuous values.
-        names: Of the K factors.
-        num_categories: Where a code is the number of a class: of how many. Then there is a bin for each class, latents are matched to
-            factors by mutual information, and MCC, which takes the number for a size, means nothing.
-        unsigned: Match latents to factors by mutual information too: u told no side, and a code may have one of its own for each value.
-
-    Returns:
-        The scores. None stands for what a single factor or latent leaves undefined, `undefined` says why; `matched_latent` is -1 for a
-        factor without a latent.
-    """
-    num_bins = max(DEFAULT_NUM_BINS, num_categories or 0)
-    record = evaluate(codes, factors, metrics=("mig", "modularity", "mcc"), num_bins=num_bins)
-    values: dict[str, Any] = record.values
-    spearman = mcc(codes, factors, correlation="spearman")
-    matched = spearman.assignment
-    if num_categories is not None or unsigned:
-        told = mutual_information_from_labels(codes, factor_labels(factors), num_bins).matrix
-        matched = np.full(len(names), -1)
-        latents, columns = linear_sum_assignment(told, maximize=True)
-        matched[columns] = latents
-    gaps = values["mig_per_factor"]
-    return {
-        "mig": values["mig"],
-        "mig_per_factor": dict.fromkeys(names) if gaps is None else by_name(names, gaps),
-        "mcc_pearson": values["mcc_pearson"],
-        "mcc_spearman": values["mcc_spearman"],
-        "mcc_spearman_per_factor": by_name(names, spearman.per_factor),
-        "modularity": values["modularity"],
-        "modularity_active_dims": values["modularity_active_dims"],
-        "matched_latent": {name: int(latent) for name, latent in zip(names, matched, strict=True)},
-        "undefined": record.undefined,
-    }
 
 
 def evaluate_run(output_dir: Path) -> Path | None:
@@ -177,7 +127,7 @@ def evaluate_run(output_dir: Path) -> Path | None:
             "label_to_z": config.aux.label_to_z,
             "statement": supervision_statement(config),
         },
-        "estimator": {} if pipeline.ivae is None else _estimator(config, pipeline.num_classes),
+        "estimator": {} if pipeline.ivae is None else estimator(config, pipeline.num_classes),
         "model": {
             "metrics": metrics,
             "num_parameters": {
@@ -210,28 +160,6 @@ def load_run(output_dir: Path) -> tuple[Config, IVAEDiffusionPipeline]:
     return config_from_yaml(path.read_text(encoding="utf-8")), pipeline.to(process_state().device)
 
 
-def _codes_are(config: Config) -> str:
-    return LOG_VARIANCES if learns_widths(config) else POSTERIOR_MEANS
-
-
-def _estimator(config: Config, num_categories: int | None) -> dict[str, Any]:
-    if num_categories is None:
-        codes = _codes_are(config)
-        told = {
-            "num_bins": DEFAULT_NUM_BINS,
-            "mig": f"equal-width bins of {codes}, mutual information over factor entropy",
-            "mcc": f"absolute correlation of {codes}, Hungarian assignment",
-        }
-        return told | ({"matched_latent": _BY_INFORMATION} if config.aux.unsigned else {})
-    return {
-        "num_bins": max(DEFAULT_NUM_BINS, num_categories),
-        "codes": "the number of the likeliest class of each latent",
-        "mig": "a bin for each class, mutual information over factor entropy",
-        "mcc": "absolute correlation of class numbers, Hungarian assignment; without meaning, for classes have no order",
-        "matched_latent": _BY_INFORMATION,
-    }
-
-
 def _codes_of_baselines(
     output_dir: Path, dataset: ImageDataset, rows: Tensor
 ) -> dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
@@ -241,7 +169,7 @@ def _codes_of_baselines(
         if dataset.factor_names and (output_dir / name / "pipeline").exists():
             config, pipeline = load_run(output_dir / name)
             codes, factors = encode_rows(pipeline, dataset, rows, widths=learns_widths(config), shared=True)
-            found[name] = codes, factors, {"steps": config.train.max_train_steps, "codes": _codes_are(config)}
+            found[name] = codes, factors, {"steps": config.train.max_train_steps, "codes": codes_are(config)}
     return found
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .arguments import config_from_yaml
 from .builders import open_dataset
+from .card_scores import LIKELIER_SIDES, POSTERIOR_MEANS
 from .config import DataConfig
 from .data import ImageDataset
 from .figures import latent_histograms, latent_labels, sampler_figure
@@ -34,7 +35,7 @@ from .pipelines import IVAEDiffusionPipeline
 from .processes import process_state
 from .provenance import hardware, versions, write_text
 from .random import generator
-from .readback import POSTERIOR_MEANS, encode_rows, every_image, nearest_rendered
+from .readback import encode_rows, every_image, nearest_rendered
 from .sampler_curve import (
     INTERVALS,
     REFERENCE_STEPS,
@@ -54,6 +55,7 @@ CLASS_NUMBERS = (
     "the number of the likeliest class of each latent: classes have no order, so that only what counts classes (mig, modularity, "
     "mutual_info_score; dci nearly) has a meaning, and mcc has none"
 )
+_CODES = {"gaussian": POSTERIOR_MEANS, "signed": LIKELIER_SIDES, "categorical": CLASS_NUMBERS}
 
 
 def split_seed(folder: Path) -> int:
@@ -168,7 +170,7 @@ def evaluate_pipeline(
     results = {
         **origin,
         "data": {**origin["data"], "factors": list(names)},
-        "codes": POSTERIOR_MEANS if pipeline.num_classes is None else CLASS_NUMBERS,
+        "codes": _CODES[pipeline.ivae.config["latent_type"]],
         **scores,
     }
     figures = out / "figures"

@@ -10,20 +10,13 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
+from .card_scores import by_name
 from .data import GridDataset, ImageDataset, Shapes3D, to_float
 from .distributions import DiagonalGaussian
 from .metrics import mcc
 from .pipelines import IVAEDiffusionPipeline
 from .processes import map_batches
 from .random import generator
-
-POSTERIOR_MEANS = "posterior means"
-LOG_VARIANCES = "log-variances of q(z|x)"
-
-
-def by_name(names: tuple[str, ...], values: Any) -> dict[str, float]:
-    """Plain numbers by the names of the factors they belong to."""
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
 def encode_rows(
@@ -48,8 +41,8 @@ def encode_rows(
         progress: Show a bar.
 
     Returns:
-        Codes `(N, D)` float64, posterior means, with `widths` log-variances, or, of categorical latents, the number of the likeliest
-        class; and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
+        Codes `(N, D)` float64, posterior means, of signed latents mean distances on the likelier side, with `widths` log-variances, or, of
+        categorical latents, the number of the likeliest class; and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
     """
 
     def encode(part: Tensor) -> tuple[Tensor, Tensor]:

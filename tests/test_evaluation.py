@@ -12,8 +12,8 @@ import pytest
 
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.baselines import learns_widths
+from idiff_hf.card_scores import disentanglement
 from idiff_hf.cli import main as cli
-from idiff_hf.evaluation import disentanglement
 from idiff_hf.experiments.scoring import held_out_scores
 from tests.tiny import joint, tiny_config
 from train_ivae_ddpm import main

@@ -24,7 +24,7 @@ LAYERS = (
     {"data", "models", "schedulers", "guidance", "metrics", "divergence", "guards"},
     {"timesteps", "pipelines"},
     {"losses"},
-    {"builders", "checkpoint", "figures", "provenance", "results"},
+    {"builders", "card_scores", "checkpoint", "figures", "provenance", "results"},
     {
         "learner",
         "validation",

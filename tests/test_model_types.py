@@ -131,7 +131,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_card_says_of_what_signed_latents_are(runs: dict[str, Path]) -> None:
-    assert "q(z|x) of a distance from 0 and a sign (`signed`)" in card_of(runs["signed_ivae_ddpm"])
+    card = card_of(runs["signed_ivae_ddpm"])
+    assert "q(z|x) of a distance from 0 and a sign (`signed`)" in card
+    assert "\nMean distances from 0, signed by the likelier side of " in card and "osterior means" not in card
 
 
 @pytest.mark.parametrize("name", TYPES)

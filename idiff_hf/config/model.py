@@ -25,7 +25,7 @@ class ModelConfig:
             `signed`: q(z|x) is a distance from 0, Gaussian, and a sign, for `prior_family=reciprocal`, which tells no side.
         num_categories: With `categorical`: classes of each variable. The paper: 10.
         uniform_mix: With `categorical`: share of the uniform law in all probabilities. The paper: 0.01.
-        logvar_bounds: But with `categorical`: log-variances of q(z|x), and of a p(z|u) that learns, are kept between these two.
+        logvar_bounds: Not with `categorical`: log-variances of q(z|x), and of a p(z|u) that learns, are kept between these two.
         channels: With `cnn`: output channels of the four convolutions.
         hidden_dim: With `cnn`: width of the first linear layer; with `mlp`: of every hidden layer.
         norm: What follows a convolution: `group`, `batch` over the batch of all processes, or `none` (not in a ResNet). The paper has none

@@ -18,7 +18,6 @@ from .prior import PriorEncoder
 from .strict import StrictModelMixin
 
 LATENT_TYPES = ("gaussian", "categorical", "signed")
-_OUTPUTS_OF_A_LATENT = {"gaussian": 2, "signed": 3}
 
 
 @dataclass
@@ -65,7 +64,7 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
             distance from 0 and a sign, see `SignedGaussian`, with `prior_family="reciprocal"`.
         num_categories: With categorical latents: C, at least 2.
         uniform_mix: With categorical latents: share of the uniform law in the probabilities of q(z|x) and p(z|u), in [0, 1).
-        logvar_bounds: But with categorical latents: least and greatest log-variance of q(z|x) and of a p(z|u) that learns.
+        logvar_bounds: Not of categorical latents: least and greatest log-variance of q(z|x) and of a p(z|u) that learns.
         prior_mean: `auto`, `zero` or `learned`, see `PriorEncoder`.
 
     Raises:
@@ -112,7 +111,8 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         if len(logvar_bounds) != 2 or logvar_bounds[0] >= logvar_bounds[1]:
             raise ValueError(f"logvar_bounds must be a lower and a higher number, got {tuple(logvar_bounds)}")
         build = BACKBONES[backbone]
-        encoder_dim = latent_dim * _OUTPUTS_OF_A_LATENT.get(latent_type, num_categories)
+        outputs = {"gaussian": 2, "signed": 3, "categorical": num_categories}[latent_type]
+        encoder_dim = latent_dim * outputs
         given = {**self.config, "encoder_dim": encoder_dim, "code_dim": self.code_dim}
         self.encoder, self.decoder = build(
             **{name: given[name] for name in inspect.signature(build).parameters}

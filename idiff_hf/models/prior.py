@@ -55,7 +55,7 @@ class PriorEncoder(nn.Module):
             (B, `aux_dim`), which states none.
         hidden_dim: Width of the two hidden layers of an MLP.
         family: With Gaussian latents: `gaussian`; `uniform` with soft edges, the law that the moments of an interval stand for; or
-            `reciprocal`, that of z given the variance which the paper's u drew for it, see `SoftReciprocal`.
+            `reciprocal`, that of z given the variance which the paper's u drew for it (`SoftReciprocal`); above 1 it counts as 1.
         aux_dim: A, only with `aux_moments="observed"`.
         latent_type: `gaussian`, or `categorical`, whose prior is a `OneHotCategorical` by logits from the MLP (Section 2.6).
         num_categories: C of categorical latents.
