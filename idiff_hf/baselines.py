@@ -30,7 +30,8 @@ def learns_widths(config: Config) -> bool:
     """
     model, loss = config.model, config.loss
     by_kl_alone = loss.rec == 0.0 and not (model.diffusion and loss.latent_grad_scale > 0.0)
-    return by_kl_alone and config.aux.unsigned and model.latent_type == "gaussian"
+    of_distances = (model.prior_type, model.prior_family) == ("known", "half_reciprocal")
+    return by_kl_alone and config.aux.unsigned and not of_distances and model.latent_type == "gaussian"
 
 
 def supervision_baseline(config: Config) -> Config:
@@ -51,12 +52,10 @@ def supervised_probe(config: Config) -> Config:
 def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> Config:
     stop = config.stop_step(config.optim_ivae)
     plain = LossConfig()
-    # that law goes with one u
-    family = (
-        "uniform"
-        if config.model.prior_family == "reciprocal" and aux != config.aux
-        else config.model.prior_family
-    )
+    family = config.model.prior_family
+    if aux != config.aux and family in ("reciprocal", "half_reciprocal"):
+        # they go with one u
+        family = "uniform"
     # in one go, for the parts are checked against each other
     return replace(
         config,
@@ -79,6 +78,7 @@ def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> 
             kl_reverse=0.0,
             kl_balance=None,
             free_bits=0.0,
+            kl_before_release=1.0,
             latent_grad_scale=0.0,
         ),
         optim_ivae=replace(config.optim_ivae, start_step=0, stop_step=None),

@@ -15,7 +15,6 @@ from .metrics.mutual_information import mutual_information_from_labels
 
 POSTERIOR_MEANS = "posterior means"
 LOG_VARIANCES = "log-variances of q(z|x)"
-LIKELIER_SIDES = "mean distances from 0, signed by the likelier side"
 _BY_INFORMATION = "mutual information, Hungarian assignment"
 
 
@@ -71,10 +70,8 @@ def disentanglement(
 
 
 def codes_are(config: Config) -> str:
-    """What the numbers are that a model of Gaussian or signed latents is scored by."""
-    if learns_widths(config):
-        return LOG_VARIANCES
-    return LIKELIER_SIDES if config.model.latent_type == "signed" else POSTERIOR_MEANS
+    """What the numbers are that a model of Gaussian latents is scored by."""
+    return LOG_VARIANCES if learns_widths(config) else POSTERIOR_MEANS
 
 
 def estimator(config: Config, num_categories: int | None) -> dict[str, Any]:

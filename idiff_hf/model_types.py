@@ -89,8 +89,6 @@ def settings(config: Mapping[str, Any]) -> list[str]:
         texts.append(
             f"prior `{model['prior_type']}`{'' if family == 'gaussian' else f' of family `{family}`'}"
         )
-    if model.get("latent_type") == "signed":
-        texts.append("q(z|x) of a distance from 0 and a sign (`signed`)")
     if has_ivae(config) and model["diffusion"]:
         null = config["cfg"].get("null_condition", "zeros")
         texts.append(
@@ -125,6 +123,8 @@ def _kl_form(loss: Mapping[str, Any]) -> list[str]:
             f"KL weight annealed from {factor:g} times its value, {loss.get('kl_anneal_shape', 'geometric')}"
             f"{'' if cycles == 1 else f', {cycles} times'}"
         )
+    if (before := loss.get("kl_before_release", 1.0)) != 1:
+        texts.append(f"KL weight times {before:g} until the prior is released")
     return texts
 
 

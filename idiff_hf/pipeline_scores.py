@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .arguments import config_from_yaml
 from .builders import open_dataset
-from .card_scores import LIKELIER_SIDES, POSTERIOR_MEANS
+from .card_scores import POSTERIOR_MEANS
 from .config import DataConfig
 from .data import ImageDataset
 from .figures import latent_histograms, latent_labels, sampler_figure
@@ -55,7 +55,7 @@ CLASS_NUMBERS = (
     "the number of the likeliest class of each latent: classes have no order, so that only what counts classes (mig, modularity, "
     "mutual_info_score; dci nearly) has a meaning, and mcc has none"
 )
-_CODES = {"gaussian": POSTERIOR_MEANS, "signed": LIKELIER_SIDES, "categorical": CLASS_NUMBERS}
+_CODES = {"gaussian": POSTERIOR_MEANS, "categorical": CLASS_NUMBERS}
 
 
 def split_seed(folder: Path) -> int:

@@ -41,8 +41,8 @@ def encode_rows(
         progress: Show a bar.
 
     Returns:
-        Codes `(N, D)` float64, posterior means, of signed latents mean distances on the likelier side, with `widths` log-variances, or, of
-        categorical latents, the number of the likeliest class; and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
+        Codes `(N, D)` float64, posterior means, with `widths` log-variances, or, of categorical latents, the number of the
+        likeliest class; and factors `(N, K)`, labels int64 or, where a factor is continuous, floats.
     """
 
     def encode(part: Tensor) -> tuple[Tensor, Tensor]:

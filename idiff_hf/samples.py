@@ -25,7 +25,7 @@ from .latent_names import named_latents
 from .model_types import learns_decoder
 from .pipeline_scores import held_out_rows
 from .pipelines import IVAEDiffusionPipeline
-from .pipelines.editing import TRAVERSED, Decoder
+from .pipelines.editing import Decoder
 from .processes import process_state
 from .random import generator
 
@@ -262,7 +262,7 @@ def write_traversals(
     # a name that is not known is for `traverse` to refuse
     chosen = [named.get(dim, dim) for dim in asked]
     if values is None:
-        values = TRAVERSED if pipeline.num_classes is None else range(pipeline.num_classes)
+        values = pipeline.traversed
     grids = {
         decoder: pipeline.traverse(
             latents,

@@ -16,8 +16,8 @@ class Phase:
     Args:
         ivae: The iVAE's terms are in the loss and its parameters learn.
         unet: The DDPM term is in the loss and the U-Net learns.
-        released: The MLP of a `released` prior takes part.
-        kl_weight: lambda_KL times its annealing factor.
+        released: A `released` prior is released.
+        kl_weight: lambda_KL times its annealing factor, and before the release times `kl_before_release`.
         autoencoder: The autoencoder's terms are in the loss and it learns.
     """
 
@@ -43,11 +43,12 @@ def phase(config: Config, step: int) -> Phase:
         shape=loss.kl_anneal_shape,
         cycles=loss.kl_anneal_cycles,
     )
+    released = progress >= config.model.prior_release
     return Phase(
         ivae=active.get("optim_ivae", False),
         unet=active.get("optim_unet", False),
-        released=progress >= config.model.prior_release,
-        kl_weight=loss.kl * factor,
+        released=released,
+        kl_weight=loss.kl * factor * (1.0 if released else loss.kl_before_release),
         autoencoder=active.get("optim_autoencoder", False),
     )
 

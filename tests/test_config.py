@@ -304,20 +304,24 @@ UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type":
         ),
         (
             {"model": {"prior_type": "known", "prior_family": "reciprocal"}, "aux": {"name": "interval"}},
-            "model.prior_family=reciprocal is the law of z given a variance of aux.name=uniform_posterior: it needs this u, and "
+            "model.prior_family=reciprocal is a law given a variance of aux.name=uniform_posterior: it needs this u, and "
             "model.prior_type=known, got interval and known",
         ),
         (
-            {"model": {"latent_type": "signed"}},
-            "model.latent_type=signed needs model.prior_family=reciprocal, got gaussian",
+            {
+                "model": {"prior_type": "learned", "prior_family": "half_reciprocal"},
+                "aux": {"name": "uniform_posterior"},
+            },
+            "model.prior_family=half_reciprocal is a law given a variance of aux.name=uniform_posterior: it needs this u, and "
+            "model.prior_type=known or released, got uniform_posterior and learned",
         ),
         (
-            {
-                "model": {"latent_type": "signed", "prior_type": "known", "prior_family": "reciprocal"},
-                "aux": {"name": "uniform_posterior"},
-                "loss": {"kl_reverse": 1.0e-4},
-            },
-            "loss.kl_reverse=0.0001 has no closed form with model.latent_type=signed: use loss.kl_balance",
+            {"model": {"prior_type": "known"}, "loss": {"kl_before_release": 0.1}},
+            "loss.kl_before_release=0.1 needs model.prior_type=released, got known",
+        ),
+        (
+            {"model": {"prior_type": "released"}, "loss": {"kl_before_release": 0.0}},
+            "loss.kl_before_release must be positive, got 0.0",
         ),
         ({"model": {"uniform_mix": 1.0}}, "model.uniform_mix must lie in [0, 1), got 1.0"),
         ({"model": {"num_categories": 1}}, "model.num_categories must be 2 or more, got 1"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Normal, Uniform, kl_divergence
+from torch.distributions import Categorical, Normal, Uniform, kl_divergence
 from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 
 from idiff_hf.data.auxiliary import UniformPosterior
@@ -19,7 +19,6 @@ from idiff_hf.distributions import (
     DiagonalGaussian,
     LatentDistribution,
     OneHotCategorical,
-    SignedGaussian,
     SoftReciprocal,
     SoftUniform,
 )
@@ -429,9 +428,9 @@ def test_gaussian_and_soft_uniform_kl_are_never_negative(
 STDS = (math.sqrt(0.12), 0.5, 0.7, 0.9, 1.0)
 
 
-def soft_reciprocal(edge: float = 0.1) -> SoftReciprocal:
+def soft_reciprocal(edge: float = 0.1, half: bool = False) -> SoftReciprocal:
     """The law for the least variance of the paper's u, for the greatest, and three between, in double precision."""
-    return SoftReciprocal(2 * torch.tensor([STDS], dtype=torch.float64).log(), edge=edge)
+    return SoftReciprocal(2 * torch.tensor([STDS], dtype=torch.float64).log(), half, edge=edge)
 
 
 def line(reach: float = 12.0, points: int = 400_001) -> tuple[Tensor, float]:
@@ -453,10 +452,11 @@ def test_soft_reciprocal_has_the_density_on_paper() -> None:
     torch.testing.assert_close(p.log_prob(z), torch.log(density / mass))
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("edge", [0.02, 0.1, 1.0])
-def test_soft_reciprocal_integrates_to_one(edge: float) -> None:
+def test_soft_reciprocal_integrates_to_one(edge: float, half: bool) -> None:
     z, spacing = line(60.0)
-    mass = (soft_reciprocal(edge).log_prob(z).exp() * spacing).sum(0)
+    mass = (soft_reciprocal(edge, half).log_prob(z).exp() * spacing).sum(0)
     torch.testing.assert_close(mass, torch.ones(len(STDS), dtype=torch.float64), rtol=1e-5, atol=0)
 
 
@@ -475,22 +475,27 @@ def test_soft_reciprocal_tends_to_the_law_of_z_given_the_papers_u() -> None:
         torch.testing.assert_close(near.quantile(quantiles), expected, rtol=0.01, atol=0.005)
 
 
-def test_samples_of_soft_reciprocal_follow_its_density() -> None:
-    p, (z, spacing) = soft_reciprocal(), line(12.0, 2_000_001)
+@pytest.mark.parametrize("half", [False, True])
+def test_samples_of_soft_reciprocal_follow_its_density(half: bool) -> None:
+    p, (z, spacing) = soft_reciprocal(half=half), line(12.0, 2_000_001)
     above = (p.log_prob(z).exp() * spacing).flip(0).cumsum(0).flip(0)
-    for probability in (0.4, 0.2, 0.1, 0.01):
+    for probability in (0.999, 0.95, 0.8, 0.6, 0.4, 0.2, 0.1, 0.01):
         drawn = p.sample(torch.special.ndtri(torch.tensor([[1 - probability]], dtype=torch.float64)))
         row = torch.searchsorted(z[:, 0], drawn[0].contiguous())
         found = above.gather(0, row[None])[0]
         torch.testing.assert_close(found, torch.full_like(found, probability), rtol=1e-4, atol=1e-5)
-        opposite = p.sample(torch.special.ndtri(torch.tensor([[probability]], dtype=torch.float64)))
-        torch.testing.assert_close(opposite, -drawn)
+        if not half:
+            opposite = p.sample(torch.special.ndtri(torch.tensor([[probability]], dtype=torch.float64)))
+            torch.testing.assert_close(opposite, -drawn)
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(("std", "tolerance"), [(0.05, 1e-3), (0.2, 3e-3), (0.7, 0.02), (1.4, 0.03)])
-def test_kl_with_soft_reciprocal_is_the_integral_in_both_directions(std: float, tolerance: float) -> None:
+def test_kl_with_soft_reciprocal_is_the_integral_in_both_directions(
+    std: float, tolerance: float, half: bool
+) -> None:
     """`tolerance` in nats, for wide laws the error of the quadrature; from the reciprocal law it is relative."""
-    p, (z, spacing) = soft_reciprocal(), line(40.0)
+    p, (z, spacing) = soft_reciprocal(half=half), line(40.0)
     for mean in (-1.5, 0.0, 0.7, 1.8):
         moments = (
             torch.full((1, len(STDS)), mean, dtype=torch.float64),
@@ -522,102 +527,62 @@ def test_all_variances_of_a_factor_together_put_a_latent_where_the_factor_is(lab
     assert abs(kl[100] - kl.min() - gain) < 0.12
 
 
-def test_gradient_of_kl_with_soft_reciprocal_is_right_for_all_moments() -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_gradient_of_kl_with_soft_reciprocal_is_right_for_all_moments(half: bool) -> None:
     logvar, q = soft_reciprocal().logvar[:, 1:], gaussians()
     moments = [value.clone().requires_grad_() for value in (logvar, q.mean, q.logvar)]
-    assert torch.autograd.gradcheck(lambda *m: DiagonalGaussian(m[1], m[2]).kl(SoftReciprocal(m[0])), moments)
-    assert torch.autograd.gradcheck(lambda *m: SoftReciprocal(m[0]).kl(DiagonalGaussian(m[1], m[2])), moments)
+
+    def of(m: tuple[Tensor, ...]) -> tuple[DiagonalGaussian, SoftReciprocal]:
+        return DiagonalGaussian(m[1], m[2]), SoftReciprocal(m[0], half)
+
+    def there(*m: Tensor) -> Tensor:
+        q, p = of(m)
+        return q.kl(p)
+
+    def back(*m: Tensor) -> Tensor:
+        q, p = of(m)
+        return p.kl(q)
+
+    assert torch.autograd.gradcheck(there, moments)
+    assert torch.autograd.gradcheck(back, moments)
 
 
-def signed(logits: float = 0.4) -> SignedGaussian:
-    mean, std = torch.tensor([[0.0, 0.3, 1.2, 1.7, 0.9]]), torch.tensor([[0.5, 0.1, 0.05, 0.3, 0.8]])
-    return SignedGaussian(mean.double(), 2 * std.double().log(), torch.full((1, 5), logits).double())
+def test_the_half_law_is_that_of_distances() -> None:
+    """Twice the density of z, but for the tail that lies below 0: a density of 1 / (pole - flat) there, falling by e in each edge w."""
+    whole, half = soft_reciprocal(), soft_reciprocal(half=True)
+    z = torch.full((1, len(STDS)), 0.3, dtype=torch.float64)
+    ratio = (half.log_prob(z) - whole.log_prob(z)).exp()[0]
+    tail = half.log_prob(torch.zeros_like(z)).exp()[0] * half.edge * half.half_width[0]
+    torch.testing.assert_close(ratio, 2 * (1 - tail))
+    below = half.log_prob(-0.1 * half.half_width) - half.log_prob(torch.zeros_like(z))
+    torch.testing.assert_close(below, torch.full_like(below, -1.0))
+    # its most probable value is its edge, beyond which it falls
+    assert torch.equal(half.mode(), half.half_width)
+    assert (half.log_prob(half.mode()) >= half.log_prob(half.mode() - 0.01)).all()
 
 
-def test_a_distance_has_a_law_that_integrates_to_one() -> None:
-    z, spacing = line()
-    sharp = DiagonalGaussian(z.expand(-1, len(STDS)), torch.full((len(z), len(STDS)), -18.0).double())
-    density = torch.exp(-soft_reciprocal().cross_entropy_of_distance(sharp))
-    torch.testing.assert_close(
-        density.sum(0) * spacing, torch.ones(len(STDS), dtype=torch.float64), rtol=1e-3, atol=0
-    )
-    # twice that of z where it is flat, but for the tail that lies below 0
-    flat = soft_reciprocal().log_prob(torch.full((1, len(STDS)), 0.3, dtype=torch.float64)).exp()[0]
-    at = (z[:, 0] - 0.3).abs().argmin()
-    assert ((density[at] < 2 * flat) & (density[at] > 1.8 * flat)).all()
-
-
-def test_kl_of_a_signed_law_is_that_of_its_sign_and_of_its_distance() -> None:
-    p, (z, spacing) = soft_reciprocal(), line(20.0)
-    for logits in (-3.0, 0.0, 0.4):
-        q = signed(logits)
-        of_sign = kl_divergence(Bernoulli(logits=q.logits), Bernoulli(torch.full_like(q.logits, 0.5)))
-        sharp = DiagonalGaussian(z.expand(-1, len(STDS)), torch.full((len(z), len(STDS)), -18.0).double())
-        log_p = -p.cross_entropy_of_distance(sharp)
-        log_q = Normal(q.mean, q.distance.std).log_prob(z)
-        of_distance = (log_q.exp() * (log_q - log_p)).sum(0) * spacing
-        torch.testing.assert_close(q.kl(p)[0], of_sign[0] + of_distance, rtol=0, atol=0.02)
-    # of a sign that is certain one bit, of one that may be either nothing
-    certain, either = signed(40.0).kl(p), signed(0.0).kl(p)
-    torch.testing.assert_close(certain - either, torch.full_like(either, math.log(2)))
-
-
-def test_signed_samples_have_their_sides_and_distances() -> None:
-    law = signed(0.4)
-    noise = torch.randn(200_000, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = law.sample(noise)
-    distance = law.distance.sample(noise[..., 0])
-    torch.testing.assert_close(z.abs(), distance.abs())
-    share = (z * distance > 0).double().mean(0)
-    assert (share - torch.sigmoid(torch.tensor(0.4)).item()).abs().max() < 4 * 0.5 / math.sqrt(len(z))
-    assert torch.equal(signed(0.4).mode(), law.mean) and torch.equal(signed(-0.4).mode(), -law.mean)
-
-
-def test_the_gradient_of_a_sign_is_that_of_its_relaxation() -> None:
-    logits = torch.tensor([[0.7]], dtype=torch.float64, requires_grad=True)
-    law = SignedGaussian(torch.tensor([[1.5]]).double(), torch.tensor([[-40.0]]).double(), logits)
-    uniform = 0.3
-    noise = torch.tensor(
-        [[[0.0, torch.special.ndtri(torch.tensor(uniform, dtype=torch.float64)).item()]]]
-    ).double()
-    law.sample(noise).sum().backward()
-    drawn = 0.7 + math.log(uniform / (1 - uniform))
-    # d/dl of 1.5 tanh(l / (2 tau)), tau = 2/3
-    expected = 1.5 * (1 - math.tanh(0.75 * drawn) ** 2) * 0.75
-    torch.testing.assert_close(
-        logits.grad, torch.tensor([[expected]], dtype=torch.float64), rtol=1e-6, atol=0
-    )
-
-
-def test_u_alone_teaches_a_distance_to_a_signed_law_and_none_to_a_gaussian() -> None:
-    """The q(z|x) that has the least KL in the mean over all u of a factor: the mean of its distance grows with the factor's."""
-    found = []
-    for label in (0.1, 0.25, 0.35, 0.45):
+def test_u_alone_teaches_a_distance_to_the_half_law_and_a_width_to_the_whole() -> None:
+    """The Gaussian with the least KL in the mean over all u of a factor: with the half its mean grows with the distance, else it is 0."""
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for half, label in itertools.product(found, (0.1, 0.25, 0.35, 0.45)):
         std = torch.linspace(max(2 * label, math.sqrt(0.12)), 1.0, 101, dtype=torch.float64)[:, None]
-        prior = SoftReciprocal(2 * std.log())
-        means = []
-        for kind in (SignedGaussian, DiagonalGaussian):
-            mean = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
-            logvar = torch.tensor([[-2.0]], dtype=torch.float64, requires_grad=True)
-            optimizer = torch.optim.Adam([mean, logvar], lr=0.03)
-            for _ in range(400):
-                optimizer.zero_grad()
-                each = mean.expand_as(std), logvar.expand_as(std)
-                q = (
-                    SignedGaussian(*each, torch.zeros_like(std))
-                    if kind is SignedGaussian
-                    else DiagonalGaussian(*each)
-                )
-                q.kl(prior).mean().backward()
-                optimizer.step()
-            means.append(mean.item())
-        found.append(means)
-    distances = [distance for distance, _ in found]
+        prior = SoftReciprocal(2 * std.log(), half=half)
+        mean = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+        logvar = torch.tensor([[-2.0]], dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([mean, logvar], lr=0.03)
+        for _ in range(400):
+            optimizer.zero_grad()
+            DiagonalGaussian(mean.expand_as(std), logvar.expand_as(std)).kl(prior).mean().backward()
+            optimizer.step()
+        found[half].append((mean.item(), logvar.item()))
+    distances = [mean for mean, _ in found[True]]
     assert all(after > before + 0.1 for before, after in itertools.pairwise(distances[1:])), distances
-    assert max(abs(mean) for _, mean in found) < 0.05
+    assert max(abs(mean) for mean, _ in found[False]) < 0.05
+    widths = [logvar for _, logvar in found[False]]
+    assert all(after > before + 0.1 for before, after in itertools.pairwise(widths[1:])), widths
 
 
-LAWS: list[LatentDistribution] = [gaussians(), signed(), soft_uniform(), soft_reciprocal(), categorical()]
+LAWS: list[LatentDistribution] = [gaussians(), soft_uniform(), soft_reciprocal(), categorical()]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
@@ -630,17 +595,13 @@ def test_what_all_laws_share(law: LatentDistribution) -> None:
         assert torch.equal(law.codes(), law.mode()) and torch.equal(law.mode(), z)
 
 
-@pytest.mark.parametrize(
-    "kind", [DiagonalGaussian, SignedGaussian, SoftUniform, SoftReciprocal, OneHotCategorical]
-)
+@pytest.mark.parametrize("kind", [DiagonalGaussian, SoftUniform, SoftReciprocal, OneHotCategorical])
 def test_a_detached_law_is_the_same_without_gradient(kind: type) -> None:
     law: LatentDistribution
     if kind is OneHotCategorical:
         law = categorical(0.3)
     elif kind is SoftReciprocal:
-        law = SoftReciprocal(-torch.rand(2, 3).requires_grad_(), 0.3, 0.2)
-    elif kind is SignedGaussian:
-        law = SignedGaussian(*(torch.rand(2, 3, requires_grad=True) for _ in range(3)))
+        law = SoftReciprocal(-torch.rand(2, 3).requires_grad_(), True, 0.3, 0.2)
     else:
         moments = [torch.randn(2, 3, requires_grad=True) for _ in range(2)]
         law = kind(*moments, 0.7) if kind is SoftUniform else kind(*moments)

@@ -81,6 +81,9 @@ def test_u_that_tells_no_side_is_scored_alone_by_the_widths_that_it_teaches(tmp_
         ({}, {}, {"diffusion": True}, True),
         ({}, {"latent_grad_scale": 1.0}, {"diffusion": True}, False),
         ({}, {}, {"latent_type": "categorical", "prior_type": "per_dimension"}, False),
+        ({}, {}, {"prior_type": "known", "prior_family": "reciprocal"}, True),
+        ({}, {}, {"prior_type": "known", "prior_family": "half_reciprocal"}, False),
+        ({}, {}, {"prior_type": "released", "prior_family": "half_reciprocal"}, True),
     ],
 )
 def test_which_encoders_learn_widths(

@@ -48,9 +48,14 @@ def categorical(config: Config) -> Config:
     return changed(config, model={"latent_type": "categorical", "num_categories": 5, "prior_type": "learned"})
 
 
-def signed(config: Config) -> Config:
-    law = {"latent_type": "signed", "prior_type": "known", "prior_family": "reciprocal", "latent_dim": 2}
-    return changed(config, model=law, aux=AuxConfig(name="uniform_posterior", label_to_z="centers"))
+def unfolded(config: Config) -> Config:
+    law = {"prior_type": "released", "prior_family": "half_reciprocal", "latent_dim": 2}
+    return changed(
+        config,
+        model=law,
+        loss={"kl_before_release": 0.5},
+        aux=AuxConfig(name="uniform_posterior", label_to_z="centers"),
+    )
 
 
 def without_unet(config: Config) -> Config:
@@ -77,7 +82,7 @@ TYPES: dict[str, tuple[str, Change]] = {
     "vae": ("VAE", lambda c: without_unet(without_u(c))),
     "ivae": ("iVAE", without_unet),
     "ivae_ddpm": ("iVAE+DDPM", lambda c: c),
-    "signed_ivae_ddpm": ("iVAE+DDPM", signed),
+    "unfolded_ivae_ddpm": ("iVAE+DDPM", unfolded),
     "cat_vae": ("CatVAE", lambda c: without_unet(categorical(c))),
     "cat_vae_ddpm": ("CatVAE+DDPM", categorical),
     "ddpm": ("DDPM", ddpm_alone),
@@ -130,10 +135,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: run(change(small(root / name))) for name, (_, change) in TYPES.items()}
 
 
-def test_the_card_says_of_what_signed_latents_are(runs: dict[str, Path]) -> None:
-    card = card_of(runs["signed_ivae_ddpm"])
-    assert "q(z|x) of a distance from 0 and a sign (`signed`)" in card
-    assert "\nMean distances from 0, signed by the likelier side of " in card and "osterior means" not in card
+def test_the_card_says_how_much_kl_there_is_before_the_release(runs: dict[str, Path]) -> None:
+    card = card_of(runs["unfolded_ivae_ddpm"])
+    assert "prior `released` of family `half_reciprocal`" in card
+    assert "KL weight times 0.5 until the prior is released" in card
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -182,15 +182,16 @@ class Config:
             aux != "observed" or self.model.prior_type != "per_dimension",
             "model.prior_type=per_dimension needs a u that speaks of each factor, which aux.name=observed does not: use learned",
         )
+        laws = {"reciprocal": ("known",), "half_reciprocal": ("known", "released")}
+        types = laws.get(self.model.prior_family)
         require(
-            self.model.prior_family != "reciprocal"
-            or (self.model.prior_type, aux) == ("known", "uniform_posterior"),
-            "model.prior_family=reciprocal is the law of z given a variance of aux.name=uniform_posterior: it needs this u, and "
-            f"model.prior_type=known, got {aux} and {self.model.prior_type}",
+            types is None or (aux == "uniform_posterior" and self.model.prior_type in types),
+            f"model.prior_family={self.model.prior_family} is a law given a variance of aux.name=uniform_posterior: it needs this u, and "
+            f"model.prior_type={' or '.join(types or ())}, got {aux} and {self.model.prior_type}",
         )
         require(
-            self.model.latent_type != "signed" or self.loss.kl_reverse == 0.0,
-            f"loss.kl_reverse={self.loss.kl_reverse} has no closed form with model.latent_type=signed: use loss.kl_balance",
+            self.loss.kl_before_release == 1.0 or self.model.prior_type == "released",
+            f"loss.kl_before_release={self.loss.kl_before_release} needs model.prior_type=released, got {self.model.prior_type}",
         )
         needs_u = self.model.prior_type != "standard"
         require(

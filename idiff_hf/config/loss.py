@@ -25,6 +25,8 @@ class LossConfig:
         kl_anneal_end: Fraction of the iVAE's steps at which the weight has reached `kl`.
         kl_anneal_shape: How it moves there.
         kl_anneal_cycles: The schedule is repeated so many times.
+        kl_before_release: With `model.prior_type=released`: the KL weight, annealed or not, is multiplied by this until
+            `model.prior_release`.
         latent_grad_scale: Scale on the U-Net's gradient to z. 1 is the paper; 0 detaches z.
         weighting: lambda(t) of Eq. 3. `plain`: squared error of whatever the U-Net predicts, for `epsilon` the paper's sigma^2(t);
             `sigma2`: the paper's, whatever is predicted; `likelihood`: g^2(t), the bound on the likelihood; `min_snr`: min(SNR, gamma)
@@ -47,6 +49,7 @@ class LossConfig:
     kl_anneal_end: float = 0.5
     kl_anneal_shape: Literal["geometric", "linear", "cosine"] = "geometric"
     kl_anneal_cycles: int = 1
+    kl_before_release: float = 1.0
     latent_grad_scale: float = 0.0
     weighting: Literal["plain", "sigma2", "likelihood", "min_snr"] = "plain"
     min_snr_gamma: float = 5.0
@@ -66,6 +69,7 @@ class LossConfig:
         positive(
             **{
                 "loss.kl_anneal_cycles": self.kl_anneal_cycles,
+                "loss.kl_before_release": self.kl_before_release,
                 "loss.min_snr_gamma": self.min_snr_gamma,
                 "loss.timestep_beta": self.timestep_beta,
                 "loss.timestep_std": self.timestep_std,

@@ -21,8 +21,7 @@ class ModelConfig:
             mirrored residual stages; `mlp` is for vectors (`data.name=rotation`).
         pretrained_backbone: With a ResNet and `norm=batch`: the id or folder of a `transformers.ResNetModel` that the encoder starts from.
         latent_dim: D. The paper: 10.
-        latent_type: `gaussian`; `categorical`: D variables of `num_categories` classes, with straight-through samples (Section 2.6); or
-            `signed`: q(z|x) is a distance from 0, Gaussian, and a sign, for `prior_family=reciprocal`, which tells no side.
+        latent_type: `gaussian`, or `categorical`: D variables of `num_categories` classes, with straight-through samples (Section 2.6).
         num_categories: With `categorical`: classes of each variable. The paper: 10.
         uniform_mix: With `categorical`: share of the uniform law in all probabilities. The paper: 0.01.
         logvar_bounds: Not with `categorical`: log-variances of q(z|x), and of a p(z|u) that learns, are kept between these two.
@@ -31,15 +30,16 @@ class ModelConfig:
         norm: What follows a convolution: `group`, `batch` over the batch of all processes, or `none` (not in a ResNet). The paper has none
             in its CNN, and `batch` in its ResNets.
         prior_type: `standard` N(0, I), `learned` an MLP of u (the paper), `per_dimension` an MLP for each factor, which sees what u says of
-            this factor alone, `known` the moments of u, `released` the known moments plus an MLP that starts at zero and is switched on at
-            `prior_release`.
+            this factor alone, `known` the moments of u, `released` the known moments until `prior_release`, then with an MLP
+            that starts at zero, or of `prior_family=half_reciprocal` both halves.
         prior_mean: Of a prior that learns: `zero`, `learned`, or `auto`, which is zero where u states variances alone, for these say
             nothing of the sign.
         prior_family: The law of z given u: `gaussian` (the paper); `uniform` with soft edges, which is the law that the known moments
-            of `interval` and `bounds` stand for; or `reciprocal`, which is the law of z given a variance of `uniform_posterior`, the
-            paper's u, and needs a `known` prior and as many latents as factors.
+            of `interval` and `bounds` stand for; `reciprocal`, which is the law of z given a variance of `uniform_posterior`, the paper's
+            u; or `half_reciprocal`, that of |z|, so that a latent is how far its factor is from the middle of its range, which is what
+            this u tells. The last two need a `known` prior, the half may be `released` too, and as many latents as factors.
         prior_hidden_dim: Width of the two hidden layers of the prior's MLP.
-        prior_release: With `released`: the fraction of the iVAE's steps at which the MLP is switched on.
+        prior_release: With `released`: the fraction of the iVAE's steps at which the prior is released.
         pretrained_ivae: Folder of a saved pipeline whose iVAE the training starts from (Section 3.3).
         freeze_ivae: Leave that iVAE as it is: `optim_ivae` is not used.
     """
@@ -49,7 +49,7 @@ class ModelConfig:
     backbone: Literal["cnn", "resnet18", "resnet50", "mlp"] = "cnn"
     pretrained_backbone: str | None = None
     latent_dim: int = 10
-    latent_type: Literal["gaussian", "categorical", "signed"] = "gaussian"
+    latent_type: Literal["gaussian", "categorical"] = "gaussian"
     num_categories: int = 10
     uniform_mix: float = 0.01
     logvar_bounds: tuple[float, ...] = (-10.0, 10.0)
@@ -58,7 +58,7 @@ class ModelConfig:
     norm: Literal["group", "batch", "none"] = "group"
     prior_type: Literal["standard", "learned", "per_dimension", "known", "released"] = "learned"
     prior_mean: Literal["auto", "zero", "learned"] = "auto"
-    prior_family: Literal["gaussian", "uniform", "reciprocal"] = "gaussian"
+    prior_family: Literal["gaussian", "uniform", "reciprocal", "half_reciprocal"] = "gaussian"
     prior_hidden_dim: int = 128
     prior_release: float = 0.5
     pretrained_ivae: str | None = None
@@ -131,10 +131,6 @@ class ModelConfig:
         require(
             not categorical or self.prior_family == "gaussian",
             f"model.prior_family={self.prior_family} needs model.latent_type=gaussian, got categorical",
-        )
-        require(
-            self.latent_type != "signed" or self.prior_family == "reciprocal",
-            f"model.latent_type=signed needs model.prior_family=reciprocal, got {self.prior_family}",
         )
         require(
             self.prior_mean == "auto"

@@ -9,14 +9,12 @@ from torch import Tensor
 from .categorical import OneHotCategorical
 from .gaussian import DiagonalGaussian
 from .reciprocal import SoftReciprocal
-from .signed import SignedGaussian
 from .uniform import SoftUniform
 
 __all__ = [
     "DiagonalGaussian",
     "LatentDistribution",
     "OneHotCategorical",
-    "SignedGaussian",
     "SoftReciprocal",
     "SoftUniform",
 ]
@@ -26,7 +24,7 @@ class LatentDistribution(Protocol):
     """What the laws of z share, whose dimensions are independent.
 
     Attributes:
-        noise_shape: Of the standard normal numbers that one sample is made of, without the batch: `(D,)` or `(D, 2)`.
+        noise_shape: Of the standard normal numbers that one sample is made of, without the batch: `(D,)`.
     """
 
     @property

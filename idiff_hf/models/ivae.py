@@ -10,21 +10,20 @@ from diffusers import ModelMixin  # noqa: F401  diffusers looks the base class u
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
-from torch.nn import functional
 
-from ..distributions import DiagonalGaussian, OneHotCategorical, SignedGaussian, SoftReciprocal, SoftUniform
+from ..distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 from .backbones import BACKBONES
 from .prior import PriorEncoder
 from .strict import StrictModelMixin
 
-LATENT_TYPES = ("gaussian", "categorical", "signed")
+LATENT_TYPES = ("gaussian", "categorical")
 
 
 @dataclass
 class LatentOutput(BaseOutput):
-    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)`, logits `(B, D)` of signs too, or logits `(B, D, C)`: q(z|x)."""
+    """A distribution over z, `latent_dist`, with mean and logvar `(B, D)` or logits `(B, D, C)`: q(z|x)."""
 
-    latent_dist: DiagonalGaussian | SignedGaussian | OneHotCategorical
+    latent_dist: DiagonalGaussian | OneHotCategorical
 
 
 @dataclass
@@ -56,12 +55,11 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         prior_type: `standard`, `learned`, `known`, `released` or `per_dimension`, see `PriorEncoder`.
         aux_moments: How u states moments, see `PriorEncoder`.
         prior_hidden_dim: Width of the prior's MLP.
-        prior_family: `gaussian`, `uniform` or `reciprocal`, see `PriorEncoder`.
+        prior_family: `gaussian`, `uniform`, `reciprocal` or `half_reciprocal`, see `PriorEncoder`.
         aux_dim: A, only with `aux_moments="observed"`.
         factor_names: Names of the factors, for tables and figures.
         aux_columns: What turns observed columns into u (JSON values). Only kept, so that new rows can be read as those of the training.
-        latent_type: Of q(z|x): `gaussian`; `categorical`, each latent a one-hot vector of `num_categories` (Section 2.6); or `signed`, a
-            distance from 0 and a sign, see `SignedGaussian`, with `prior_family="reciprocal"`.
+        latent_type: Of q(z|x): `gaussian`, or `categorical`, each latent a one-hot vector of `num_categories` (Section 2.6).
         num_categories: With categorical latents: C, at least 2.
         uniform_mix: With categorical latents: share of the uniform law in the probabilities of q(z|x) and p(z|u), in [0, 1).
         logvar_bounds: Not of categorical latents: least and greatest log-variance of q(z|x) and of a p(z|u) that learns.
@@ -102,8 +100,6 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
             raise ValueError(f"latent_dim={latent_dim} must be at least num_factors={num_factors}")
         if latent_type not in LATENT_TYPES:
             raise ValueError(f"latent_type must be one of {', '.join(LATENT_TYPES)}, got {latent_type!r}")
-        if latent_type == "signed" and prior_family != "reciprocal":
-            raise ValueError(f"latent_type='signed' needs prior_family='reciprocal', got {prior_family!r}")
         if num_categories < 2:
             raise ValueError(f"num_categories must be at least 2, got {num_categories}")
         if not 0.0 <= uniform_mix < 1.0:
@@ -111,8 +107,7 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         if len(logvar_bounds) != 2 or logvar_bounds[0] >= logvar_bounds[1]:
             raise ValueError(f"logvar_bounds must be a lower and a higher number, got {tuple(logvar_bounds)}")
         build = BACKBONES[backbone]
-        outputs = {"gaussian": 2, "signed": 3, "categorical": num_categories}[latent_type]
-        encoder_dim = latent_dim * outputs
+        encoder_dim = latent_dim * (num_categories if latent_type == "categorical" else 2)
         given = {**self.config, "encoder_dim": encoder_dim, "code_dim": self.code_dim}
         self.encoder, self.decoder = build(
             **{name: given[name] for name in inspect.signature(build).parameters}
@@ -145,10 +140,6 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         if self.config.latent_type == "categorical":
             logits = outputs.unflatten(1, (self.config.latent_dim, self.config.num_categories))
             return LatentOutput(latent_dist=OneHotCategorical(logits, self.config.uniform_mix))
-        if self.config.latent_type == "signed":
-            mean, logvar, logits = outputs.chunk(3, dim=1)
-            law = SignedGaussian(functional.softplus(mean), logvar.clamp(*self.config.logvar_bounds), logits)
-            return LatentOutput(latent_dist=law)
         mean, logvar = outputs.chunk(2, dim=1)
         return LatentOutput(latent_dist=DiagonalGaussian(mean, logvar.clamp(*self.config.logvar_bounds)))
 
@@ -157,7 +148,7 @@ class IVAEModel(StrictModelMixin, ConfigMixin):
         return DecoderOutput(sample=self.decoder(z.to(self.dtype)))
 
     def prior(self, aux: Tensor, released: bool = True) -> PriorOutput:
-        """p(z|u) for u `(B, A)`; `released` says whether the MLP of a `released` prior takes part.
+        """p(z|u) for u `(B, A)`; `released` says whether a `released` prior is.
 
         Raises:
             ValueError: If u has another width than the model was built for.

@@ -12,7 +12,9 @@ from torch.nn import functional
 from ..distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 
 PRIOR_TYPES = ("standard", "learned", "known", "released", "per_dimension")
-PRIOR_FAMILIES = ("gaussian", "uniform", "reciprocal")
+PRIOR_FAMILIES = ("gaussian", "uniform", "reciprocal", "half_reciprocal")
+_RECIPROCAL = {"reciprocal": ("known",), "half_reciprocal": ("known", "released")}
+"""Which priors may be of these families."""
 PRIOR_MEANS = ("auto", "zero", "learned")
 AUX_MOMENTS = ("mean_variance", "variance", "none", "observed")
 MIN_STD = 0.02 * math.sqrt(12)
@@ -48,14 +50,15 @@ class PriorEncoder(nn.Module):
     Args:
         prior_type: `standard` has mean 0 and variance 1, or equal probabilities, whatever u; `learned` (the paper) is an MLP of u;
             `per_dimension` an MLP for each factor, which sees what u says of this factor alone; `known` has the mean and variance that u
-            states; `released` adds an MLP, whose last layer starts at zero, to these moments once it is released.
+            states; `released` once it is released adds an MLP to these moments, whose last layer starts at zero, or to a half the other.
         latent_dim: D.
         num_factors: K, at most D.
         aux_moments: How u states the moments: `mean_variance` (B, 2 K), `variance` (B, K) with mean 0, `none` (B, 0), `observed`
             (B, `aux_dim`), which states none.
         hidden_dim: Width of the two hidden layers of an MLP.
-        family: With Gaussian latents: `gaussian`; `uniform` with soft edges, the law that the moments of an interval stand for; or
-            `reciprocal`, that of z given the variance which the paper's u drew for it (`SoftReciprocal`); above 1 it counts as 1.
+        family: With Gaussian latents: `gaussian`; `uniform` with soft edges, the law that the moments of an interval stand for;
+            `reciprocal`, that of z given the variance which the paper's u drew for it (`SoftReciprocal`), above 1 it counts as 1; or
+            `half_reciprocal`, that of |z|, so that latents are distances of factors from the middles of their ranges.
         aux_dim: A, only with `aux_moments="observed"`.
         latent_type: `gaussian`, or `categorical`, whose prior is a `OneHotCategorical` by logits from the MLP (Section 2.6).
         num_categories: C of categorical latents.
@@ -110,12 +113,13 @@ class PriorEncoder(nn.Module):
             )
         if categorical and family != "gaussian":
             raise ValueError(f"prior_family={family!r} needs latent_type='gaussian', got 'categorical'")
-        if family == "reciprocal" and (
-            prior_type != "known" or aux_moments != "variance" or latent_dim > num_factors
+        types = _RECIPROCAL.get(family)
+        if types is not None and (
+            prior_type not in types or aux_moments != "variance" or latent_dim > num_factors
         ):
             raise ValueError(
-                "prior_family='reciprocal' needs prior_type='known', aux_moments='variance' and as many latents as factors, "
-                f"got {prior_type!r}, {aux_moments!r} and {latent_dim} latents for {num_factors} factors"
+                f"prior_family={family!r} needs prior_type={' or '.join(map(repr, types))}, aux_moments='variance' and "
+                f"as many latents as factors, got {prior_type!r}, {aux_moments!r} and {latent_dim} latents for {num_factors} factors"
             )
         if prior_mean != "auto" and (categorical or prior_type not in ("learned", "per_dimension")):
             raise ValueError(
@@ -139,7 +143,7 @@ class PriorEncoder(nn.Module):
             sizes = (self.aux_dim // num_factors, hidden_dim, hidden_dim, self.num_outputs)
             layers = [PerDimensionLinear(num_factors, *pair) for pair in pairwise(sizes)]
             self.mlp = nn.Sequential(layers[0], nn.LeakyReLU(), layers[1], nn.LeakyReLU(), layers[2])
-        elif prior_type in ("learned", "released"):
+        elif prior_type == "learned" or (prior_type == "released" and types is None):
             last = nn.Linear(hidden_dim, self.num_outputs * latent_dim)
             if prior_type == "released":
                 nn.init.zeros_(last.weight)
@@ -201,12 +205,13 @@ class PriorEncoder(nn.Module):
 
         Args:
             aux: u, `(B, A)`, standardised as `idiff_hf.data.auxiliary` gives it.
-            released: With `prior_type="released"`: whether the MLP takes part.
+            released: With `prior_type="released"`: whether it is.
         """
         if self.categorical:
             return OneHotCategorical(self._logits(aux), self.uniform_mix)
         mean, logvar = self._moments(aux, released)
-        if self.family == "reciprocal":
+        if self.family in _RECIPROCAL:
+            half = self.family == "half_reciprocal" and not (self.prior_type == "released" and released)
             # u states no variance above that of the whole range; a caller's own could, and then there is no such law
-            return SoftReciprocal(logvar.clamp_max(0.0))
+            return SoftReciprocal(logvar.clamp_max(0.0), half)
         return SoftUniform(mean, logvar) if self.family == "uniform" else DiagonalGaussian(mean, logvar)

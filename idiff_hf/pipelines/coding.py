@@ -97,8 +97,6 @@ class LatentCoding(DiffusionPipeline):
     def encode(self, images: ImageInput, batch_size: int = 256, resize: bool = False) -> Tensor:
         """Latents of the images, float32: posterior means `(B, D)`, of a categorical model one-hot classes `(B, D * classes)`.
 
-        Of signed latents they are the mean distance from 0 on the likelier side.
-
         See `prepare_images` for what is accepted, and `codes` for what metrics take.
         """
         self._ivae()

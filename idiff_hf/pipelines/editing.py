@@ -27,13 +27,23 @@ from .guided import Guidance
 from .images import ImageInput, OutputType
 from .inversion import flow_times, probability_flow
 
-TRAVERSED = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+_TRAVERSED = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+_TRAVERSED_DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 Decoder = Literal["ivae", "ddpm"]
 
 
 class LatentEditing(LatentCoding):
     """The part of `IVAEDiffusionPipeline` that works on latents one by one."""
+
+    @property
+    def traversed(self) -> Sequence[float]:
+        """What `traverse` sets a latent to if not told: its range without the outermost part, or its classes."""
+        if self.num_classes is not None:
+            return range(self.num_classes)
+        law = self._ivae().config
+        of_distances = (law["prior_type"], law["prior_family"]) == ("known", "half_reciprocal")
+        return _TRAVERSED_DISTANCES if of_distances else _TRAVERSED
 
     def traverse(
         self,
@@ -52,7 +62,8 @@ class LatentEditing(LatentCoding):
             latents: One z, `(1, D)`, or `(1, D * classes)` of a categorical model, that is kept but for the latent that moves.
             dims: Latents to move, or one of them, 0 to D - 1, or names of factors (see `edit`); all by default.
             values: What each is set to: numbers or one of them, by default from -1.5 to 1.5 (a factor known to the prior has unit
-                variance, from about -1.7 to 1.7); of a categorical model classes, by default all.
+                variance, from about -1.7 to 1.7), or from 0 where latents are distances (a `known` prior of the family
+                `half_reciprocal`); of a categorical model classes, by default all.
             decoder: `ddpm` draws with the diffusion model, from the same noise everywhere; `ivae` is its own decoder.
             guidance_scale: gamma, for `ddpm`.
             num_inference_steps: Solver steps, for `ddpm`.
@@ -69,9 +80,7 @@ class LatentEditing(LatentCoding):
         config = self._ivae().config
         dims = range(config["latent_dim"]) if dims is None else dims
         chosen = [self._latent(dim) for dim in listed(dims)]
-        if values is None:
-            values = TRAVERSED if self.num_classes is None else range(self.num_classes)
-        values = listed(values)
+        values = listed(self.traversed if values is None else values)
         if len(chosen) == 0 or len(values) == 0:
             raise ValueError("dims and values must name one or more, got none: leave them out for all")
         rows = [self._replaced(latents, dim, value) for dim in chosen for value in values]

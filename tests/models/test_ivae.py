@@ -14,7 +14,6 @@ from idiff_hf.data.auxiliary import UniformPosterior
 from idiff_hf.distributions import (
     DiagonalGaussian,
     OneHotCategorical,
-    SignedGaussian,
     SoftReciprocal,
     SoftUniform,
 )
@@ -96,39 +95,18 @@ def test_every_prior_type_in_every_family_has_the_same_moments(prior_type: str, 
     assert torch.equal(dist.mean, gaussian.mean) and torch.equal(dist.logvar, gaussian.logvar)
 
 
-def test_a_reciprocal_prior_is_the_law_of_the_variances_that_u_states() -> None:
-    model = tiny(
-        prior_type="known", prior_family="reciprocal", aux_moments="variance", latent_dim=3, num_factors=3
-    )
+@pytest.mark.parametrize("family", ["reciprocal", "half_reciprocal"])
+def test_a_reciprocal_prior_is_the_law_of_the_variances_that_u_states(family: str) -> None:
+    model = tiny(prior_type="known", prior_family=family, aux_moments="variance", latent_dim=3, num_factors=3)
     u = torch.tensor([[0.12, 0.5, 1.0]])
     dist = model.prior(u).latent_dist
-    assert isinstance(dist, SoftReciprocal)
+    assert isinstance(dist, SoftReciprocal) and dist.half == (family == "half_reciprocal")
     torch.testing.assert_close(dist.logvar, u.log())
     # more than the whole range is taken for it
     above = model.prior(torch.full((1, 3), 4.0)).latent_dist
     assert torch.equal(above.logvar, torch.zeros(1, 3)) and above.sample(torch.randn(1, 3)).isfinite().all()
     # the least variance is that of the paper's u, eps = 0.01 in units of the range, 12 eps in those of the deviation
     assert dist.min_std == pytest.approx((12 * UniformPosterior(3).eps) ** 0.5)
-
-
-def test_signed_latents_are_a_distance_and_a_sign() -> None:
-    torch.manual_seed(0)
-    changes = {
-        "prior_type": "known",
-        "prior_family": "reciprocal",
-        "aux_moments": "variance",
-        "num_factors": 4,
-    }
-    model = tiny(latent_type="signed", **changes)
-    law = model.encode(torch.rand(5, 3, 16, 16) * 2 - 1).latent_dist
-    assert isinstance(law, SignedGaussian)
-    assert law.mean.shape == law.logvar.shape == law.logits.shape == (5, 4) and (law.mean > 0).all()
-    assert model.code_dim == 4
-    assert law.kl(model.prior(torch.full((5, 4), 0.5)).latent_dist).shape == (5, 4)
-    with pytest.raises(
-        ValueError, match=r"^latent_type='signed' needs prior_family='reciprocal', got 'gaussian'$"
-    ):
-        tiny(latent_type="signed")
 
 
 def test_observed_u_is_any_numbers_for_a_learned_prior() -> None:
@@ -203,7 +181,7 @@ def test_null_condition_is_exactly_zero() -> None:
         ),
         (
             {"prior_family": "laplace"},
-            "prior_family must be one of gaussian, uniform, reciprocal, got 'laplace'",
+            "prior_family must be one of gaussian, uniform, reciprocal, half_reciprocal, got 'laplace'",
         ),
         (
             {"aux_moments": "observed"},
@@ -218,7 +196,7 @@ def test_null_condition_is_exactly_zero() -> None:
             {"aux_moments": "none", "prior_type": "released"},
             "prior_type='released' needs a u that states moments, got aux_moments='none'",
         ),
-        ({"latent_type": "binary"}, "latent_type must be one of gaussian, categorical, signed, got 'binary'"),
+        ({"latent_type": "binary"}, "latent_type must be one of gaussian, categorical, got 'binary'"),
         ({"num_categories": 1}, "num_categories must be at least 2, got 1"),
         ({"uniform_mix": 1.0}, r"uniform_mix must lie in \[0, 1\), got 1.0"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.functional import jacobian
 from torch.nn import functional
 
 from idiff_hf.data import Interval, UniformPosterior
-from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftUniform
+from idiff_hf.distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 from idiff_hf.models.prior import MIN_STD, PerDimensionLinear, PriorEncoder
 
 
@@ -42,6 +43,24 @@ def test_released_prior_starts_at_the_known_one_bit_for_bit() -> None:
     u = torch.rand(5, 4)
     known, released = (PriorEncoder(name, 3, 2, "mean_variance", 8)(u) for name in ("known", "released"))
     assert torch.equal(known.mean, released.mean) and torch.equal(known.logvar, released.logvar)
+
+
+def test_a_half_is_joined_by_the_other_when_it_is_released() -> None:
+    u = torch.rand(5, 3)
+    make = partial(PriorEncoder, latent_dim=3, num_factors=3, aux_moments="variance", hidden_dim=8)
+    known, released = (make(name, family="half_reciprocal") for name in ("known", "released"))
+    whole = make("known", family="reciprocal")(u)
+    before, after = released(u, released=False), released(u)
+    assert isinstance(before, SoftReciprocal) and isinstance(after, SoftReciprocal)
+    assert before.half and known(u, released=True).half and not after.half
+    for law in (before, after):
+        assert torch.equal(law.logvar, whole.logvar)
+    z = torch.full((5, 3), -0.5)
+    assert (
+        torch.equal(after.log_prob(z), whole.log_prob(z)) and (before.log_prob(z) < after.log_prob(z)).all()
+    )
+    # there is nothing in it that learns
+    assert not list(released.parameters())
 
 
 def test_known_uniform_prior_of_an_interval_is_flat_on_it() -> None:
@@ -271,6 +290,13 @@ def test_observed_u_may_inform_classes() -> None:
             {"family": "reciprocal"},
             "prior_family='reciprocal' needs prior_type='known', aux_moments='variance' and as many latents as factors, "
             "got 'known', 'mean_variance' and 4 latents for 3 factors",
+        ),
+        (
+            "learned",
+            "variance",
+            {"family": "half_reciprocal"},
+            "prior_family='half_reciprocal' needs prior_type='known' or 'released', aux_moments='variance' and as many latents as factors, "
+            "got 'learned', 'variance' and 4 latents for 3 factors",
         ),
         (
             "learned",

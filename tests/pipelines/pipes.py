@@ -18,6 +18,7 @@ KINDS = (
     "additive",
     "scale_shift",
     "tokens",
+    "distances",
     "categorical",
     "categorical_tokens",
     "unconditional",
@@ -38,6 +39,9 @@ def make(
         model = {"latent_type": "categorical", "num_categories": 5, "prior_type": "per_dimension", **model}
     unet = replace(config.unet, prediction_type=prediction_type)  # type: ignore[arg-type]
     others: dict[str, Any] = {}
+    if kind == "distances":
+        model = {"prior_type": "known", "prior_family": "half_reciprocal", **model}
+        others = {"aux": AuxConfig(name="uniform_posterior", label_to_z="centers")}
     if kind.endswith("tokens"):
         unet = replace(unet, conditioning="tokens", attention_heads=2, token_dim=8, token_hidden_dim=8)
     if kind == "scale_shift":

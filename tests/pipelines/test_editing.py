@@ -48,6 +48,18 @@ def test_traverse_moves_one_latent_at_a_time_from_the_same_noise(pipe: IVAEDiffu
     torch.testing.assert_close(decoded[0, 0], pipe.decode(moved, "pt")[0])
     rows = pipe.traverse(z, num_inference_steps=1)
     assert [len(row) for row in rows] == [7] * 6 and rows[0][0].size == (16, 16)
+    assert pipe.traversed == (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+
+
+def test_traverse_moves_a_distance_from_0() -> None:
+    pipe = one("distances")
+    z = torch.ones(1, 6)
+    assert pipe.traversed == (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    images = pipe.traverse(z, dims=[2], decoder="ivae", output_type="pt")
+    torch.testing.assert_close(images[0, 4], pipe.decode(z, "pt")[0])
+    moved = z.clone()
+    moved[0, 2] = 0.0
+    torch.testing.assert_close(images[0, 0], pipe.decode(moved, "pt")[0])
 
 
 def test_traverse_goes_through_the_classes_of_a_categorical_latent(
