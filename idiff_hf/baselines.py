@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from .config import AutoencoderConfig, AuxConfig, Config, DataConfig, LossConfig, OptimConfig
+from .config import (
+    RECIPROCAL,
+    AutoencoderConfig,
+    AuxConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+)
+from .config.model import are_distances
 
 SUPERVISION_BASELINE = "supervision_baseline"
 SUPERVISED_PROBE = "supervised_probe"
@@ -30,8 +39,8 @@ def learns_widths(config: Config) -> bool:
     """
     model, loss = config.model, config.loss
     by_kl_alone = loss.rec == 0.0 and not (model.diffusion and loss.latent_grad_scale > 0.0)
-    of_distances = (model.prior_type, model.prior_family) == ("known", "half_reciprocal")
-    return by_kl_alone and config.aux.unsigned and not of_distances and model.latent_type == "gaussian"
+    symmetric = config.aux.unsigned and not are_distances(model.prior_type, model.prior_family)
+    return by_kl_alone and symmetric and model.latent_type == "gaussian"
 
 
 def supervision_baseline(config: Config) -> Config:
@@ -53,7 +62,7 @@ def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> 
     stop = config.stop_step(config.optim_ivae)
     plain = LossConfig()
     family = config.model.prior_family
-    if aux != config.aux and family in ("reciprocal", "half_reciprocal"):
+    if aux != config.aux and family in RECIPROCAL:
         # they go with one u
         family = "uniform"
     # in one go, for the parts are checked against each other

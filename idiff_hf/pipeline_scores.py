@@ -55,7 +55,6 @@ CLASS_NUMBERS = (
     "the number of the likeliest class of each latent: classes have no order, so that only what counts classes (mig, modularity, "
     "mutual_info_score; dci nearly) has a meaning, and mcc has none"
 )
-_CODES = {"gaussian": POSTERIOR_MEANS, "categorical": CLASS_NUMBERS}
 
 
 def split_seed(folder: Path) -> int:
@@ -170,7 +169,7 @@ def evaluate_pipeline(
     results = {
         **origin,
         "data": {**origin["data"], "factors": list(names)},
-        "codes": _CODES[pipeline.ivae.config["latent_type"]],
+        "codes": POSTERIOR_MEANS if pipeline.num_classes is None else CLASS_NUMBERS,
         **scores,
     }
     figures = out / "figures"

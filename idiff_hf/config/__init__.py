@@ -12,12 +12,13 @@ from .diffusion import CFGConfig, SchedulerConfig, UNetConfig
 from .experiment import Config
 from .hub import HubConfig
 from .loss import LossConfig
-from .model import RESNETS, ModelConfig
+from .model import RECIPROCAL, RESNETS, ModelConfig
 from .run import BLOCK_SIZE, EvalConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "BLOCK_SIZE",
     "GRID_DATASETS",
+    "RECIPROCAL",
     "RESNETS",
     "AutoencoderConfig",
     "AuxConfig",

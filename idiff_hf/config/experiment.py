@@ -11,7 +11,7 @@ from .data import AuxConfig, DataConfig
 from .diffusion import CFGConfig, SchedulerConfig, UNetConfig
 from .hub import HubConfig
 from .loss import LossConfig
-from .model import RESNETS, ModelConfig
+from .model import RECIPROCAL, RESNETS, ModelConfig
 from .run import EvalConfig, OptimConfig, TrainConfig
 
 
@@ -182,8 +182,7 @@ class Config:
             aux != "observed" or self.model.prior_type != "per_dimension",
             "model.prior_type=per_dimension needs a u that speaks of each factor, which aux.name=observed does not: use learned",
         )
-        laws = {"reciprocal": ("known",), "half_reciprocal": ("known", "released")}
-        types = laws.get(self.model.prior_family)
+        types = RECIPROCAL.get(self.model.prior_family)
         require(
             types is None or (aux == "uniform_posterior" and self.model.prior_type in types),
             f"model.prior_family={self.model.prior_family} is a law given a variance of aux.name=uniform_posterior: it needs this u, and "

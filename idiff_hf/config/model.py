@@ -10,6 +10,15 @@ from .checks import fraction, positive, require
 RESNETS = ("resnet18", "resnet50")
 
 
+RECIPROCAL = {"reciprocal": ("known",), "half_reciprocal": ("known", "released")}
+"""The families of laws given the paper's u, and the types of prior that may be of them."""
+
+
+def are_distances(prior_type: str, prior_family: str) -> bool:
+    """Whether a prior makes latents distances from 0 for good, and not until it is released."""
+    return (prior_type, prior_family) == ("known", "half_reciprocal")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The identifiable VAE (Sections 2.1, 2.3 and 2.6), and whether there is one, and a U-Net.

@@ -9,44 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .moments import MeanAndVariance
+
 if TYPE_CHECKING:  # they know this one
     from .reciprocal import SoftReciprocal
     from .uniform import SoftUniform
 
 
 @dataclass(frozen=True)
-class DiagonalGaussian:
-    """A Gaussian with independent dimensions.
-
-    Args:
-        mean: `(B, D)`.
-        logvar: `(B, D)`, natural logarithm of the variance.
-    """
-
-    mean: Tensor
-    logvar: Tensor
-
-    @property
-    def std(self) -> Tensor:
-        """`(B, D)`."""
-        return torch.exp(0.5 * self.logvar)
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        """`(D,)`."""
-        return self.mean.shape[1:]
-
-    def mode(self) -> Tensor:
-        """The mean, `(B, D)`, as `AutoencoderKL`'s distribution names it."""
-        return self.mean
-
-    def codes(self) -> Tensor:
-        """The mean, `(B, D)`."""
-        return self.mean
-
-    def detach(self) -> DiagonalGaussian:
-        """The same law, through which no gradient flows."""
-        return DiagonalGaussian(self.mean.detach(), self.logvar.detach())
+class DiagonalGaussian(MeanAndVariance):
+    """A Gaussian with independent dimensions."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """The reparameterised sample `mean + std * noise`, `(B, D)`, for given standard normal numbers `(B, D)`."""

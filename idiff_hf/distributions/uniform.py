@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .gaussian import DiagonalGaussian
+from .moments import MeanAndVariance
 
 
 @dataclass(frozen=True)
-class SoftUniform:
+class SoftUniform(MeanAndVariance):
     """A uniform law with independent dimensions, whose edges are softened by exponential tails.
 
     With w = sqrt(3) std the density is constant on [mean - w, mean + w] and falls as exp(-distance / (edge w)) outside, so that it is
@@ -24,14 +25,7 @@ class SoftUniform:
         edge: Length of a tail over the half-width w, above 0.
     """
 
-    mean: Tensor
-    logvar: Tensor
     edge: float = 0.1
-
-    @property
-    def std(self) -> Tensor:
-        """Of the uniform law between the edges, `(B, D)`."""
-        return torch.exp(0.5 * self.logvar)
 
     @property
     def half_width(self) -> Tensor:
@@ -43,23 +37,6 @@ class SoftUniform:
         """Of the whole law, tails included, `(B, D)`: w^2 (1/3 + e (1 + 2 e + 2 e^2)) / (1 + e) with the edge e."""
         edge = self.edge
         return self.half_width**2 * (1 / 3 + edge * (1 + 2 * edge + 2 * edge**2)) / (1 + edge)
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        """`(D,)`."""
-        return self.mean.shape[1:]
-
-    def mode(self) -> Tensor:
-        """The mean, `(B, D)`: the middle of all that is equally probable."""
-        return self.mean
-
-    def codes(self) -> Tensor:
-        """The mean, `(B, D)`."""
-        return self.mean
-
-    def detach(self) -> SoftUniform:
-        """The same law, through which no gradient flows."""
-        return replace(self, mean=self.mean.detach(), logvar=self.logvar.detach())
 
     def sample(self, noise: Tensor) -> Tensor:
         """Reparameterised samples `(B, D)`, by the inverse distribution function at the probability of standard normal numbers `(B, D)`."""

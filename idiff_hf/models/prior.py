@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..config import RECIPROCAL
 from ..distributions import DiagonalGaussian, OneHotCategorical, SoftReciprocal, SoftUniform
 
 PRIOR_TYPES = ("standard", "learned", "known", "released", "per_dimension")
 PRIOR_FAMILIES = ("gaussian", "uniform", "reciprocal", "half_reciprocal")
-_RECIPROCAL = {"reciprocal": ("known",), "half_reciprocal": ("known", "released")}
-"""Which priors may be of these families."""
 PRIOR_MEANS = ("auto", "zero", "learned")
 AUX_MOMENTS = ("mean_variance", "variance", "none", "observed")
 MIN_STD = 0.02 * math.sqrt(12)
@@ -50,7 +49,8 @@ class PriorEncoder(nn.Module):
     Args:
         prior_type: `standard` has mean 0 and variance 1, or equal probabilities, whatever u; `learned` (the paper) is an MLP of u;
             `per_dimension` an MLP for each factor, which sees what u says of this factor alone; `known` has the mean and variance that u
-            states; `released` once it is released adds an MLP to these moments, whose last layer starts at zero, or to a half the other.
+            states; `released` too, and once it is released an MLP is added to these moments, whose last layer starts at zero, or of
+            `half_reciprocal` the law is whole.
         latent_dim: D.
         num_factors: K, at most D.
         aux_moments: How u states the moments: `mean_variance` (B, 2 K), `variance` (B, K) with mean 0, `none` (B, 0), `observed`
@@ -88,44 +88,8 @@ class PriorEncoder(nn.Module):
         prior_mean: str = "auto",
     ) -> None:
         super().__init__()
-        names = (
-            ("prior_type", prior_type, PRIOR_TYPES),
-            ("prior_family", family, PRIOR_FAMILIES),
-            ("prior_mean", prior_mean, PRIOR_MEANS),
-            ("aux_moments", aux_moments, AUX_MOMENTS),
-        )
-        for what, given, allowed in names:
-            if given not in allowed:
-                raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {given!r}")
-        if (aux_dim is not None) != (aux_moments == "observed"):
-            raise ValueError(
-                f"aux_dim goes with aux_moments='observed' alone, got {aux_dim} with {aux_moments!r}"
-            )
-        if prior_type in ("known", "released", "per_dimension") and aux_moments in ("none", "observed"):
-            raise ValueError(
-                f"prior_type={prior_type!r} needs a u that states moments, got aux_moments={aux_moments!r}"
-            )
+        _check(prior_type, latent_dim, num_factors, aux_moments, family, aux_dim, latent_type, prior_mean)
         categorical = latent_type == "categorical"
-        if categorical and prior_type in ("known", "released"):
-            raise ValueError(
-                f"prior_type={prior_type!r} has moments, which latent_type='categorical' has not: "
-                "use standard, learned or per_dimension"
-            )
-        if categorical and family != "gaussian":
-            raise ValueError(f"prior_family={family!r} needs latent_type='gaussian', got 'categorical'")
-        types = _RECIPROCAL.get(family)
-        if types is not None and (
-            prior_type not in types or aux_moments != "variance" or latent_dim > num_factors
-        ):
-            raise ValueError(
-                f"prior_family={family!r} needs prior_type={' or '.join(map(repr, types))}, aux_moments='variance' and "
-                f"as many latents as factors, got {prior_type!r}, {aux_moments!r} and {latent_dim} latents for {num_factors} factors"
-            )
-        if prior_mean != "auto" and (categorical or prior_type not in ("learned", "per_dimension")):
-            raise ValueError(
-                f"prior_mean={prior_mean!r} needs latent_type='gaussian' and prior_type='learned' or 'per_dimension', "
-                f"got {latent_type!r} and {prior_type!r}"
-            )
         self.prior_type = prior_type
         self.latent_dim = latent_dim
         self.num_factors = num_factors
@@ -143,7 +107,7 @@ class PriorEncoder(nn.Module):
             sizes = (self.aux_dim // num_factors, hidden_dim, hidden_dim, self.num_outputs)
             layers = [PerDimensionLinear(num_factors, *pair) for pair in pairwise(sizes)]
             self.mlp = nn.Sequential(layers[0], nn.LeakyReLU(), layers[1], nn.LeakyReLU(), layers[2])
-        elif prior_type == "learned" or (prior_type == "released" and types is None):
+        elif prior_type == "learned" or (prior_type == "released" and family not in RECIPROCAL):
             last = nn.Linear(hidden_dim, self.num_outputs * latent_dim)
             if prior_type == "released":
                 nn.init.zeros_(last.weight)
@@ -210,8 +174,59 @@ class PriorEncoder(nn.Module):
         if self.categorical:
             return OneHotCategorical(self._logits(aux), self.uniform_mix)
         mean, logvar = self._moments(aux, released)
-        if self.family in _RECIPROCAL:
+        if self.family in RECIPROCAL:
             half = self.family == "half_reciprocal" and not (self.prior_type == "released" and released)
             # u states no variance above that of the whole range; a caller's own could, and then there is no such law
             return SoftReciprocal(logvar.clamp_max(0.0), half)
         return SoftUniform(mean, logvar) if self.family == "uniform" else DiagonalGaussian(mean, logvar)
+
+
+def _check(
+    prior_type: str,
+    latent_dim: int,
+    num_factors: int,
+    aux_moments: str,
+    family: str,
+    aux_dim: int | None,
+    latent_type: str,
+    prior_mean: str,
+) -> None:
+    """Refuse what `PriorEncoder` says it refuses."""
+    names = (
+        ("prior_type", prior_type, PRIOR_TYPES),
+        ("prior_family", family, PRIOR_FAMILIES),
+        ("prior_mean", prior_mean, PRIOR_MEANS),
+        ("aux_moments", aux_moments, AUX_MOMENTS),
+    )
+    for what, given, allowed in names:
+        if given not in allowed:
+            raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {given!r}")
+    if (aux_dim is not None) != (aux_moments == "observed"):
+        raise ValueError(
+            f"aux_dim goes with aux_moments='observed' alone, got {aux_dim} with {aux_moments!r}"
+        )
+    if prior_type in ("known", "released", "per_dimension") and aux_moments in ("none", "observed"):
+        raise ValueError(
+            f"prior_type={prior_type!r} needs a u that states moments, got aux_moments={aux_moments!r}"
+        )
+    categorical = latent_type == "categorical"
+    if categorical and prior_type in ("known", "released"):
+        raise ValueError(
+            f"prior_type={prior_type!r} has moments, which latent_type='categorical' has not: "
+            "use standard, learned or per_dimension"
+        )
+    if categorical and family != "gaussian":
+        raise ValueError(f"prior_family={family!r} needs latent_type='gaussian', got 'categorical'")
+    types = RECIPROCAL.get(family)
+    if types is not None and (
+        prior_type not in types or aux_moments != "variance" or latent_dim > num_factors
+    ):
+        raise ValueError(
+            f"prior_family={family!r} needs prior_type={' or '.join(map(repr, types))}, aux_moments='variance' and "
+            f"as many latents as factors, got {prior_type!r}, {aux_moments!r} and {latent_dim} latents for {num_factors} factors"
+        )
+    if prior_mean != "auto" and (categorical or prior_type not in ("learned", "per_dimension")):
+        raise ValueError(
+            f"prior_mean={prior_mean!r} needs latent_type='gaussian' and prior_type='learned' or 'per_dimension', "
+            f"got {latent_type!r} and {prior_type!r}"
+        )

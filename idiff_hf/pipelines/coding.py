@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,15 @@ from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 
+from ..config.model import are_distances
 from ..distributions import LatentDistribution
 from ..models import Autoencoder, Conditioning, IVAEModel
 from .checks import check_count, check_rows
 from .images import ImageInput, OutputType, prepare_images, prepare_vectors
 from .loading import check_place
+
+_TRAVERSED = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+_TRAVERSED_DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class LatentCoding(DiffusionPipeline):
@@ -38,6 +43,14 @@ class LatentCoding(DiffusionPipeline):
         if self.ivae is None or self.ivae.config["latent_type"] != "categorical":
             return None
         return int(self.ivae.config["num_categories"])
+
+    @property
+    def traversed(self) -> Sequence[float]:
+        """What `LatentEditing.traverse` sets a latent to if not told: its range without the outermost part, or its classes."""
+        if self.num_classes is not None:
+            return range(self.num_classes)
+        law = self._ivae().config
+        return _TRAVERSED_DISTANCES if are_distances(law["prior_type"], law["prior_family"]) else _TRAVERSED
 
     @property
     def image_size(self) -> int:

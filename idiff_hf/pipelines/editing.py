@@ -27,23 +27,11 @@ from .guided import Guidance
 from .images import ImageInput, OutputType
 from .inversion import flow_times, probability_flow
 
-_TRAVERSED = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
-_TRAVERSED_DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-
 Decoder = Literal["ivae", "ddpm"]
 
 
 class LatentEditing(LatentCoding):
     """The part of `IVAEDiffusionPipeline` that works on latents one by one."""
-
-    @property
-    def traversed(self) -> Sequence[float]:
-        """What `traverse` sets a latent to if not told: its range without the outermost part, or its classes."""
-        if self.num_classes is not None:
-            return range(self.num_classes)
-        law = self._ivae().config
-        of_distances = (law["prior_type"], law["prior_family"]) == ("known", "half_reciprocal")
-        return _TRAVERSED_DISTANCES if of_distances else _TRAVERSED
 
     def traverse(
         self,
