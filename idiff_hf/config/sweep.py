@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,16 +98,20 @@ class SweepConfig:
         """The term of the loss that the pruner looks at."""
         return "rec" if self.pruner_term is None else self.pruner_term
 
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        """Every combination of a grid."""
-        values = [choice["values"] for choice in self.choices.values()]
-        return [dict(zip(self.parameters, point, strict=True)) for point in itertools.product(*values)]
+    def point(self, rank: int) -> dict[str, Any]:
+        """A combination of a grid, whose last parameter changes first; none other is made, for a grid may have any number of them."""
+        point = {}
+        for name, choice in reversed(self.choices.items()):
+            rank, index = divmod(rank, len(choice["values"]))
+            point[name] = choice["values"][index]
+        return {name: point[name] for name in self.parameters}
 
     @property
     def size(self) -> int:
         """Trials of the whole sweep."""
-        return len(self.points) if self.num_trials is None else self.num_trials
+        if self.num_trials is not None:
+            return self.num_trials
+        return math.prod(len(choice["values"]) for choice in self.choices.values())
 
 
 def _whole(value: object) -> TypeGuard[int]:

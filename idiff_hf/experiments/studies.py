@@ -245,7 +245,7 @@ class _PointSampler(optuna.samplers.RandomSampler):
 def _sampler(sweep: SweepConfig, rank: int) -> optuna.samplers.BaseSampler:
     """The sampler of a trial: a worker that comes later, or once more, draws no trial twice."""
     if sweep.sampler == "grid":
-        return _PointSampler(sweep.points[rank])
+        return _PointSampler(sweep.point(rank))
     seed = key(sweep.seed, "sweep", rank) % 2**32
     if sweep.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=False)

@@ -58,6 +58,10 @@ def params(study: optuna.Study) -> list[dict[str, Any]]:
     return [trial.params for trial in counted(study.trials)]
 
 
+def points(sweep: SweepConfig) -> list[dict[str, Any]]:
+    return [sweep.point(rank) for rank in range(sweep.size)]
+
+
 def written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -93,7 +97,15 @@ def test_a_file_is_read_as_yaml_1_2_and_named_by_its_stem(tmp_path: Path) -> Non
     )
     sweep = read_sweep(path, storage="sqlite:///x")
     assert (sweep.name, sweep.storage, sweep.size) == ("mine", "sqlite:///x", 2)
-    assert sweep.points == [{"loss.kl": 1e-4}, {"loss.kl": 1}]
+    assert points(sweep) == [{"loss.kl": 1e-4}, {"loss.kl": 1}]
+
+
+def test_a_grid_of_more_points_than_memory_holds_is_asked_point_by_point() -> None:
+    keys = ["loss.kl", "loss.rec", "loss.free_bits", "loss.ddpm", "optim_ivae.learning_rate"]
+    sweep = grid(parameters={key: {"values": [n / 1000 for n in range(1, 1001)]} for key in keys})
+    assert sweep.size == 1000**5
+    assert list(sweep.point(1002).values()) == [0.001, 0.001, 0.001, 0.002, 0.003]
+    assert list(sweep.point(sweep.size - 1).values()) == [1.0] * 5
 
 
 @pytest.mark.parametrize(
@@ -208,9 +220,9 @@ def test_a_grid_is_run_once_each_and_not_again(finished: Path, tmp_path: Path) -
     launcher = that_copies(finished, tmp_path / "program.py")
     sweep, root = grid(), tmp_path / "root"
     study = run_sweep(sweep, toy_config(), root, launcher=launcher, jobs=2, progress=False)
-    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+    assert sorted(map(str, params(study))) == sorted(map(str, points(sweep)))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-    for point in sweep.points:
+    for point in points(sweep):
         record = load_record(root, with_values(toy_config(), point))
         assert record is not None
         [trial] = [trial for trial in study.trials if trial.params == point]
@@ -236,10 +248,8 @@ def test_workers_that_ask_at_once_draw_each_trial_once(
     sampler: str, storage: str | None, tmp_path: Path
 ) -> None:
     url = storage and f"sqlite:///{tmp_path}/study.db"
-    points = {"loss.kl": {"values": [1e-4, 1e-3, 1e-2]}, "loss.rec": {"values": [0.1, 0.5]}}
-    sweep = (
-        grid(parameters=points, storage=url) if sampler == "grid" else at_random(num_trials=6, storage=url)
-    )
+    space = {"loss.kl": {"values": [1e-4, 1e-3, 1e-2]}, "loss.rec": {"values": [0.1, 0.5]}}
+    sweep = grid(parameters=space, storage=url) if sampler == "grid" else at_random(num_trials=6, storage=url)
     studies = [open_study(sweep, toy_config(), tmp_path) for _ in range(4)]
     together = threading.Barrier(len(studies))
 
@@ -258,7 +268,7 @@ def test_workers_that_ask_at_once_draw_each_trial_once(
     assert len(found) == sweep.size == 6
     assert sorted(map(str, found)) == sorted(map(str, params(alone)))
     if sampler == "grid":
-        assert params(alone) == sweep.points
+        assert params(alone) == points(sweep)
 
 
 def test_a_trial_that_is_put_back_keeps_its_point(tmp_path: Path) -> None:
@@ -268,7 +278,7 @@ def test_a_trial_that_is_put_back_keeps_its_point(tmp_path: Path) -> None:
     assert first is not None and second is not None
     put_back(study, first[0])
     again = ask(sweep, toy_config(), study)
-    assert again is not None and again[0].params == first[0].params == sweep.points[0]
+    assert again is not None and again[0].params == first[0].params == points(sweep)[0]
     put_back(study, again[0])
     # one that nobody had drawn yet when another, of a lower number, was put back
     undrawn = study.ask()
@@ -277,7 +287,7 @@ def test_a_trial_that_is_put_back_keeps_its_point(tmp_path: Path) -> None:
     put_back(study, second[0])
     put_back(study, undrawn)
     asked(sweep, study)
-    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+    assert sorted(map(str, params(study))) == sorted(map(str, points(sweep)))
 
 
 def test_a_trial_that_was_lost_before_it_was_drawn_is_begun_once_more(tmp_path: Path) -> None:
@@ -291,7 +301,7 @@ def test_a_trial_that_was_lost_before_it_was_drawn_is_begun_once_more(tmp_path: 
         asked(sweep, study)
         drawn = [point for point in params(study) if point]
         assert sorted(map(str, drawn)) == sorted(
-            map(str, sweep.points if storage is None else [sweep.points[0], *sweep.points[2:]])
+            map(str, points(sweep) if storage is None else [points(sweep)[0], *points(sweep)[2:]])
         )
 
 
@@ -310,7 +320,7 @@ def test_a_worker_that_is_stopped_while_it_asks_loses_no_trial(
             ask(sweep, toy_config(), study)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
     asked(sweep, study)
-    assert params(study) == sweep.points
+    assert params(study) == points(sweep)
 
 
 def test_trials_at_random_lie_in_the_space_and_depend_on_the_seed_and_their_number(tmp_path: Path) -> None:
@@ -410,7 +420,7 @@ def test_a_run_that_failed_is_tried_again_by_the_next_call(finished: Path, tmp_p
     done = that_copies(finished, tmp_path / "done.py")
     study = run_sweep(sweep, base, root, launcher=done, progress=False)
     assert states(study) == ["COMPLETE"] * 4
-    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+    assert sorted(map(str, params(study))) == sorted(map(str, points(sweep)))
     assert len(run_sweep(sweep, base, root, launcher=("none",), progress=False).trials) == len(study.trials)
 
 
@@ -440,7 +450,7 @@ def test_a_launcher_that_cannot_start_ends_the_sweep_and_fails_no_trial(
     launcher = that_copies(finished, tmp_path / "program.py")
     study = run_sweep(sweep, toy_config(), root, launcher=launcher, jobs=jobs, progress=False)
     assert states(study) == ["COMPLETE"] * 4
-    assert sorted(map(str, params(study))) == sorted(map(str, sweep.points))
+    assert sorted(map(str, params(study))) == sorted(map(str, points(sweep)))
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite"])
@@ -457,7 +467,7 @@ def test_two_workers_that_put_back_one_failed_trial_try_it_once(storage: str | N
     # the other worker had looked before
     put_back(study, failed)
     asked(sweep, study)
-    assert params(study) == sweep.points
+    assert params(study) == points(sweep)
 
 
 def test_an_objective_that_is_undefined_fails_the_trial(finished: Path, tmp_path: Path) -> None:
