@@ -368,6 +368,14 @@ def test_categorical_kl_equals_torch_distributions_in_both_directions(uniform_mi
     assert torch.equal(p.kl(p), torch.zeros(2, 3, dtype=torch.float64))
 
 
+def test_entropies_are_those_of_torch_distributions() -> None:
+    p = categorical()
+    torch.testing.assert_close(p.entropy(), Categorical(probs=p.probs).entropy())
+    mean = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q = DiagonalGaussian(mean, 3.0 * mean.flip(0))
+    torch.testing.assert_close(q.entropy(), Normal(q.mean, q.std).entropy())
+
+
 def test_categorical_kl_to_equal_probabilities_is_what_entropy_lacks() -> None:
     p = categorical()
     uniform = OneHotCategorical(torch.zeros_like(p.logits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,12 +16,13 @@ from idiff_hf.distributions import (
     DiagonalGaussian,
     LatentDistribution,
     OneHotCategorical,
+    PosteriorDistribution,
     SoftReciprocal,
     SoftUniform,
 )
-from idiff_hf.divergence import kl_divergence
+from idiff_hf.divergence import cross_entropy, kl_divergence
 
-Pair = tuple[LatentDistribution, LatentDistribution, list[Tensor], list[Tensor]]
+Pair = tuple[PosteriorDistribution, LatentDistribution, list[Tensor], list[Tensor]]
 
 
 def gaussians() -> Pair:
@@ -83,6 +85,38 @@ def test_categorical_kl_is_that_of_torch_distributions() -> None:
     assert isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical)
     expected = reference_kl(Categorical(probs=q.probs), Categorical(probs=p.probs)).sum(1).mean()
     torch.testing.assert_close(kl_divergence(q, p)[0], expected)
+
+
+def test_cross_entropy_of_gaussians_is_the_closed_form() -> None:
+    q, p, (mean, logvar), (prior_mean, prior_logvar) = gaussians()
+    square = ((mean - prior_mean) ** 2 + logvar.exp()) / prior_logvar.exp()
+    expected = 0.5 * (math.log(2 * math.pi) + prior_logvar + square).sum(dim=1).mean()
+    torch.testing.assert_close(cross_entropy(q, p), expected)
+
+
+def test_cross_entropy_to_a_uniform_law_is_the_logarithm_of_its_width_where_all_mass_is_inside() -> None:
+    mean, logvar = torch.zeros(5, 2), torch.full((5, 2), -12.0)
+    wide = SoftUniform(mean, torch.zeros(5, 2))
+    narrow, wider = (cross_entropy(DiagonalGaussian(mean, logvar + more), wide) for more in (0.0, 2.0))
+    torch.testing.assert_close(narrow, wide.log_prob(mean).sum(dim=1).mean().neg())
+    # while the KL falls by a nat for each of the two latents
+    torch.testing.assert_close(narrow, wider)
+
+
+def test_cross_entropy_of_categories_is_that_of_their_probabilities() -> None:
+    q, p, _, _ = categoricals()
+    assert isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical)
+    torch.testing.assert_close(cross_entropy(q, p), -(q.probs * p.probs.log()).sum(dim=(1, 2)).mean())
+
+
+def test_cross_entropy_beside_the_kl_is_least_for_a_posterior_that_is_narrower_than_the_prior() -> None:
+    """(1 + c) E[-log p] - H[q] of Gaussians: at the prior's mean, and its variance over 1 + c."""
+    logvar = torch.tensor([[0.4, -1.0]], dtype=torch.float64)
+    prior = DiagonalGaussian(torch.zeros_like(logvar), logvar)
+    of_q = (logvar - math.log(10.0)).requires_grad_()
+    q = DiagonalGaussian(torch.zeros_like(logvar), of_q)
+    (gradient,) = torch.autograd.grad(kl_divergence(q, prior)[0] + 9.0 * cross_entropy(q, prior), [of_q])
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
 
 
 @pytest.mark.parametrize("pair", PAIRS)

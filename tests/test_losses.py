@@ -27,6 +27,18 @@ def test_total_is_the_weighted_sum_of_its_terms(tmp_path: Path) -> None:
     torch.testing.assert_close(terms["loss"], expected)
 
 
+def test_cross_entropy_is_added_with_its_own_weight(tmp_path: Path) -> None:
+    objective, inputs = objective_and_inputs(joint(tiny_config(tmp_path)))
+    image, aux, *_ = inputs
+    without, with_it = (
+        objective(*inputs, replace(BOTH, cross_entropy_weight=weight)) for weight in (0.0, 0.5)
+    )
+    q, p = objective.ivae.encode(image).latent_dist, objective.ivae.prior(aux).latent_dist
+    expected = without["loss"] + 0.5 * (q.kl(p) + q.entropy()).sum(dim=1).mean()
+    torch.testing.assert_close(with_it["loss"], expected)
+    assert torch.equal(with_it["kl"], without["kl"])
+
+
 @pytest.mark.parametrize(("scale", "reaches"), [(0.0, False), (1.0, True)])
 def test_gradient_of_the_unet_reaches_the_encoder_only_when_asked(
     tmp_path: Path, scale: float, reaches: bool

@@ -53,7 +53,7 @@ def unfolded(config: Config) -> Config:
     return changed(
         config,
         model=law,
-        loss={"kl_before_release": 0.5},
+        loss={"kl_before_release": 0.5, "cross_entropy": 1e-3},
         aux=AuxConfig(name="uniform_posterior", label_to_z="centers"),
     )
 
@@ -139,6 +139,7 @@ def test_the_card_says_how_much_kl_there_is_before_the_release(runs: dict[str, P
     card = card_of(runs["unfolded_ivae_ddpm"])
     assert "prior `released` of family `half_reciprocal`" in card
     assert "KL weight times 0.5 until the prior is released" in card
+    assert "cross entropy to the prior of weight 0.001 beside the KL's 0.0001" in card
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -27,6 +27,9 @@ class LossConfig:
         kl_anneal_cycles: The schedule is repeated so many times.
         kl_before_release: With `model.prior_type=released`: the KL weight, annealed or not, is multiplied by this until
             `model.prior_release`.
+        cross_entropy: Weight c of E_q[-log p(z|u)], in nats and summed over latents, beside the KL; with `model.prior_type=released` from
+            `model.prior_release` on. Both together are (kl + c) times a KL in which the entropy of q counts kl / (kl + c): what u says of
+            z is held on to, while q(z|x) may be narrow. Annealing leaves it as it is. 0 is the paper.
         latent_grad_scale: Scale on the U-Net's gradient to z. 1 is the paper; 0 detaches z.
         weighting: lambda(t) of Eq. 3. `plain`: squared error of whatever the U-Net predicts, for `epsilon` the paper's sigma^2(t);
             `sigma2`: the paper's, whatever is predicted; `likelihood`: g^2(t), the bound on the likelihood; `min_snr`: min(SNR, gamma)
@@ -50,6 +53,7 @@ class LossConfig:
     kl_anneal_shape: Literal["geometric", "linear", "cosine"] = "geometric"
     kl_anneal_cycles: int = 1
     kl_before_release: float = 1.0
+    cross_entropy: float = 0.0
     latent_grad_scale: float = 0.0
     weighting: Literal["plain", "sigma2", "likelihood", "min_snr"] = "plain"
     min_snr_gamma: float = 5.0
@@ -59,7 +63,7 @@ class LossConfig:
     timestep_std: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rec", "kl", "kl_reverse", "free_bits", "kl_anneal_factor"):
+        for name in ("rec", "kl", "kl_reverse", "free_bits", "kl_anneal_factor", "cross_entropy"):
             value = getattr(self, name)
             require(value >= 0, f"loss.{name} must be 0 or more, got {value}")
         require(
@@ -95,6 +99,10 @@ class LossConfig:
             self.kl > 0 or (self.kl_reverse == 0.0 and self.kl_balance is None and self.free_bits == 0.0),
             f"loss.kl=0 leaves the KL out: loss.kl_reverse={self.kl_reverse}, loss.kl_balance={self.kl_balance} and "
             f"loss.free_bits={self.free_bits} would have no effect",
+        )
+        require(
+            self.kl > 0 or self.cross_entropy == 0.0,
+            f"loss.kl=0 with loss.cross_entropy={self.cross_entropy} would leave q(z|x) no entropy: give loss.kl, or neither",
         )
         readers = {
             "loss.weighting=min_snr": (self.weighting == "min_snr", ("min_snr_gamma",)),

@@ -15,6 +15,7 @@ __all__ = [
     "DiagonalGaussian",
     "LatentDistribution",
     "OneHotCategorical",
+    "PosteriorDistribution",
     "SoftReciprocal",
     "SoftUniform",
 ]
@@ -48,4 +49,12 @@ class LatentDistribution(Protocol):
 
     def detach(self) -> Self:
         """The same law, through which no gradient flows."""
+        ...
+
+
+class PosteriorDistribution(LatentDistribution, Protocol):
+    """What the laws share that q(z|x) can be."""
+
+    def entropy(self) -> Tensor:
+        """Of each dimension in nats, `(B, D)`; of a density it may be negative."""
         ...

@@ -74,6 +74,10 @@ class OneHotCategorical:
         """KL(self || other) of each variable in nats, `(B, D)`; sum over the last axis for Eq. 2."""
         return (self.probs * (self.log_probs - other.log_probs)).sum(dim=-1)
 
+    def entropy(self) -> Tensor:
+        """Entropy of each variable in nats, `(B, D)`."""
+        return -(self.probs * self.log_probs).sum(dim=-1)
+
     def detach(self) -> OneHotCategorical:
         """The same law, through which no gradient flows."""
         return replace(self, logits=self.logits.detach())

@@ -27,9 +27,12 @@ class DiagonalGaussian(MeanAndVariance):
     def kl(self, other: DiagonalGaussian | SoftUniform | SoftReciprocal) -> Tensor:
         """KL(self || other) of each dimension in nats, `(B, D)`; sum over the last axis for Eq. 2."""
         if not isinstance(other, DiagonalGaussian):
-            entropy = 0.5 * (math.log(2 * math.pi) + 1.0 + self.logvar)
-            return other.cross_entropy(self) - entropy
+            return other.cross_entropy(self) - self.entropy()
         difference = self.logvar - other.logvar
         return 0.5 * (
             torch.expm1(difference) - difference + (self.mean - other.mean) ** 2 * torch.exp(-other.logvar)
         )
+
+    def entropy(self) -> Tensor:
+        """Differential entropy of each dimension in nats, `(B, D)`."""
+        return 0.5 * (math.log(2 * math.pi) + 1.0 + self.logvar)
