@@ -8,12 +8,13 @@ from .distributions import LatentDistribution, PosteriorDistribution
 
 
 def kl_divergence(
-    posterior: LatentDistribution,
+    posterior: PosteriorDistribution,
     prior: LatentDistribution,
     *,
     reverse: float = 0.0,
     balance: float | None = None,
     free_bits: float = 0.0,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """What the loss takes as its KL term, and KL(q(z|x) || p(z|u)) itself.
 
@@ -30,6 +31,8 @@ def kl_divergence(
         free_bits: Least KL in nats, 0 or more, of each latent of each sample and in each direction: below it there is no gradient. A
             bound on the batch's mean (Kingma et al., arXiv 1606.04934) would depend on how the batch is cut up among processes; with
             one for each sample the loss stays a mean over samples.
+        temperature: T, above 0, with which the entropy of the posterior counts: the penalty has (1 - T) H[q] more than the KL, so that of
+            the plain KL, E_q[-log p] - H[q], it makes E_q[-log p] - T H[q] (Wenzel et al., arXiv 2002.02405).
 
     Returns:
         The penalty, to be weighted with lambda_KL, and without gradient the plain KL(q || p).
@@ -48,13 +51,6 @@ def kl_divergence(
         penalty = balance * total(to_prior) + (1.0 - balance) * total(to_posterior)
     if reverse > 0.0:
         penalty = penalty + reverse * total(prior.kl(posterior))
+    if temperature != 1.0:
+        penalty = penalty + (1.0 - temperature) * posterior.entropy().sum(dim=1).mean()
     return penalty, kl.detach().sum(dim=1).mean()
-
-
-def cross_entropy(posterior: PosteriorDistribution, prior: LatentDistribution) -> Tensor:
-    """E[-log p(z|u)] for z drawn from q(z|x): a sum over latents and a mean over the batch, in nats; the KL and the entropy of q together.
-
-    Added to the KL with a weight of its own it makes the KL of a tempered posterior, (1 + c) E[-log p] - H[q], which draws z to where p is
-    dense as strongly as 1 + c times the KL does, but widens q less.
-    """
-    return (posterior.kl(prior) + posterior.entropy()).sum(dim=1).mean()

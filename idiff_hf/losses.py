@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import Config
-from .divergence import cross_entropy, kl_divergence
+from .divergence import kl_divergence
 from .guidance import dropped
 from .models import Autoencoder, Conditioning, IVAEModel, denoise, encode_latents
 from .random import BatchRandom
@@ -97,18 +97,16 @@ class IVAEDiffusionLoss(nn.Module):
         if phase.ivae:
             assert self.ivae is not None and z is not None
             weights = self.config.loss
-            prior = self.ivae.prior(aux, phase.released).latent_dist
             penalty, kl = kl_divergence(
                 posterior,
-                prior,
+                self.ivae.prior(aux, phase.released).latent_dist,
                 reverse=weights.kl_reverse / weights.kl if weights.kl_reverse else 0.0,
                 balance=weights.kl_balance,
                 free_bits=weights.free_bits,
+                temperature=phase.kl_temperature,
             )
             terms["kl"] = kl.detach()
             loss = loss + phase.kl_weight * penalty
-            if phase.cross_entropy_weight > 0:
-                loss = loss + phase.cross_entropy_weight * cross_entropy(posterior, prior)
             if weights.rec > 0:
                 rec = functional.mse_loss(self.ivae.decode(z).sample.float(), image)
                 terms["rec"] = rec.detach()

@@ -125,8 +125,10 @@ def _kl_form(loss: Mapping[str, Any]) -> list[str]:
         )
     if (before := loss.get("kl_before_release", 1.0)) != 1:
         texts.append(f"KL weight times {before:g} until the prior is released")
-    if weight := loss.get("cross_entropy", 0.0):
-        texts.append(f"cross entropy to the prior of weight {weight:g} beside the KL's {loss['kl']:g}")
+    if (temperature := loss.get("kl_temperature", 1.0)) != 1:
+        start = loss["kl_temperature_start"]
+        when = f" from {100 * start:g} % of the steps on" if start else ""
+        texts.append(f"entropy of q in the KL times {temperature:g}{when}")
     return texts
 
 

@@ -18,7 +18,7 @@ class Phase:
         unet: The DDPM term is in the loss and the U-Net learns.
         released: A `released` prior is released.
         kl_weight: lambda_KL times its annealing factor, and before the release times `kl_before_release`.
-        cross_entropy_weight: `loss.cross_entropy`; 0 before a `released` prior is released.
+        kl_temperature: T of the KL term.
         autoencoder: The autoencoder's terms are in the loss and it learns.
     """
 
@@ -26,7 +26,7 @@ class Phase:
     unet: bool
     released: bool
     kl_weight: float
-    cross_entropy_weight: float = 0.0
+    kl_temperature: float = 1.0
     autoencoder: bool = False
 
 
@@ -51,7 +51,7 @@ def phase(config: Config, step: int) -> Phase:
         unet=active.get("optim_unet", False),
         released=released,
         kl_weight=loss.kl * factor * (1.0 if released else loss.kl_before_release),
-        cross_entropy_weight=loss.cross_entropy if released or config.model.prior_type != "released" else 0.0,
+        kl_temperature=loss.kl_temperature if progress >= loss.kl_temperature_start else 1.0,
         autoencoder=active.get("optim_autoencoder", False),
     )
 

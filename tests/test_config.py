@@ -392,13 +392,17 @@ UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type":
         ),
         (
             {"loss": {"kl": 0.0, "free_bits": 0.1}},
-            "loss.kl=0 leaves the KL out: loss.kl_reverse=0.0, loss.kl_balance=None and",
+            "loss.kl=0 leaves the KL out: loss.kl_reverse=0.0, loss.kl_balance=None, loss.free_bits=0.1 and",
         ),
         (
-            {"loss": {"kl": 0.0, "cross_entropy": 0.1}},
-            "loss.kl=0 with loss.cross_entropy=0.1 would leave q(z|x) no entropy: give loss.kl, or neither",
+            {"loss": {"kl": 0.0, "kl_temperature": 0.1}},
+            "loss.kl=0 leaves the KL out: loss.kl_reverse=0.0, loss.kl_balance=None, loss.free_bits=0.0 and loss.kl_temperature=0.1 would",
         ),
-        ({"loss": {"cross_entropy": -1.0}}, "loss.cross_entropy must be 0 or more, got -1.0"),
+        ({"loss": {"kl_temperature": 0.0}}, "loss.kl_temperature must be positive, got 0.0"),
+        (
+            {"loss": {"kl_temperature_start": 0.5}},
+            "loss.kl_temperature_start needs loss.kl_temperature other than 1",
+        ),
         (
             {"loss": {"kl_anneal_factor": 0.0}},
             "loss.kl_anneal_factor=0 needs loss.kl_anneal_shape=linear or cosine: a geometric schedule never leaves 0",

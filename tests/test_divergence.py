@@ -20,7 +20,7 @@ from idiff_hf.distributions import (
     SoftReciprocal,
     SoftUniform,
 )
-from idiff_hf.divergence import cross_entropy, kl_divergence
+from idiff_hf.divergence import kl_divergence
 
 Pair = tuple[PosteriorDistribution, LatentDistribution, list[Tensor], list[Tensor]]
 
@@ -87,36 +87,33 @@ def test_categorical_kl_is_that_of_torch_distributions() -> None:
     torch.testing.assert_close(kl_divergence(q, p)[0], expected)
 
 
-def test_cross_entropy_of_gaussians_is_the_closed_form() -> None:
+def test_temperature_weighs_the_entropy_of_gaussians_in_the_closed_form() -> None:
     q, p, (mean, logvar), (prior_mean, prior_logvar) = gaussians()
-    square = ((mean - prior_mean) ** 2 + logvar.exp()) / prior_logvar.exp()
-    expected = 0.5 * (math.log(2 * math.pi) + prior_logvar + square).sum(dim=1).mean()
-    torch.testing.assert_close(cross_entropy(q, p), expected)
+    cross = 0.5 * (
+        math.log(2 * math.pi) + prior_logvar + ((mean - prior_mean) ** 2 + logvar.exp()) / prior_logvar.exp()
+    )
+    entropy = Normal(mean, (0.5 * logvar).exp()).entropy()
+    penalty, kl = kl_divergence(q, p, temperature=0.1)
+    torch.testing.assert_close(penalty, (cross - 0.1 * entropy).sum(dim=1).mean())
+    torch.testing.assert_close(kl, (cross - entropy).sum(dim=1).mean().detach())
 
 
-def test_cross_entropy_to_a_uniform_law_is_the_logarithm_of_its_width_where_all_mass_is_inside() -> None:
-    mean, logvar = torch.zeros(5, 2), torch.full((5, 2), -12.0)
-    wide = SoftUniform(mean, torch.zeros(5, 2))
-    narrow, wider = (cross_entropy(DiagonalGaussian(mean, logvar + more), wide) for more in (0.0, 2.0))
-    torch.testing.assert_close(narrow, wide.log_prob(mean).sum(dim=1).mean().neg())
-    # while the KL falls by a nat for each of the two latents
-    torch.testing.assert_close(narrow, wider)
-
-
-def test_cross_entropy_of_categories_is_that_of_their_probabilities() -> None:
-    q, p, _, _ = categoricals()
-    assert isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical)
-    torch.testing.assert_close(cross_entropy(q, p), -(q.probs * p.probs.log()).sum(dim=(1, 2)).mean())
-
-
-def test_cross_entropy_beside_the_kl_is_least_for_a_posterior_that_is_narrower_than_the_prior() -> None:
-    """(1 + c) E[-log p] - H[q] of Gaussians: at the prior's mean, and its variance over 1 + c."""
+def test_a_cold_posterior_is_narrower_than_the_prior_by_its_temperature() -> None:
+    """E[-log p] - T H[q] of Gaussians is least at the prior's mean and T times its variance."""
     logvar = torch.tensor([[0.4, -1.0]], dtype=torch.float64)
     prior = DiagonalGaussian(torch.zeros_like(logvar), logvar)
-    of_q = (logvar - math.log(10.0)).requires_grad_()
-    q = DiagonalGaussian(torch.zeros_like(logvar), of_q)
-    (gradient,) = torch.autograd.grad(kl_divergence(q, prior)[0] + 9.0 * cross_entropy(q, prior), [of_q])
+    of_q = (logvar + math.log(0.1)).requires_grad_()
+    penalty, _ = kl_divergence(DiagonalGaussian(torch.zeros_like(logvar), of_q), prior, temperature=0.1)
+    (gradient,) = torch.autograd.grad(penalty, [of_q])
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_without_a_temperature_probable_categories_are_all_that_counts() -> None:
+    """T near 0 leaves the cross entropy."""
+    q, p, _, _ = categoricals()
+    assert isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical)
+    penalty, _ = kl_divergence(q, p, temperature=1e-12)
+    torch.testing.assert_close(penalty, -(q.probs * p.probs.log()).sum(dim=(1, 2)).mean())
 
 
 @pytest.mark.parametrize("pair", PAIRS)

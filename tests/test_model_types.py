@@ -53,7 +53,7 @@ def unfolded(config: Config) -> Config:
     return changed(
         config,
         model=law,
-        loss={"kl_before_release": 0.5, "cross_entropy": 1e-3},
+        loss={"kl_before_release": 0.5, "kl_temperature": 0.5, "kl_temperature_start": 0.8},
         aux=AuxConfig(name="uniform_posterior", label_to_z="centers"),
     )
 
@@ -139,7 +139,7 @@ def test_the_card_says_how_much_kl_there_is_before_the_release(runs: dict[str, P
     card = card_of(runs["unfolded_ivae_ddpm"])
     assert "prior `released` of family `half_reciprocal`" in card
     assert "KL weight times 0.5 until the prior is released" in card
-    assert "cross entropy to the prior of weight 0.001 beside the KL's 0.0001" in card
+    assert "entropy of q in the KL times 0.5 from 80 % of the steps on" in card
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -45,20 +45,15 @@ def test_kl_weight_before_the_release_of_the_prior(tmp_path: Path) -> None:
     assert weights == pytest.approx([0.1, 0.1, 1e-3, 1e-5, 1e-5, 1e-3, 1e-3])
 
 
-@pytest.mark.parametrize(("prior_type", "before"), [("released", 0.0), ("known", 9e-4)])
-def test_cross_entropy_waits_for_the_release_and_is_not_annealed(
-    tmp_path: Path, prior_type: str, before: float
-) -> None:
+def test_temperature_of_the_kl_from_its_start_on(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, max_train_steps=1000)
     config = replace(
         config,
-        loss=replace(config.loss, cross_entropy=9e-4, kl_anneal_factor=100.0, kl_anneal_end=0.9),
-        model=replace(config.model, prior_type=prior_type, prior_release=0.6),
+        loss=replace(config.loss, kl_temperature=0.1, kl_temperature_start=0.8),
         optim_ivae=replace(config.optim_ivae, stop_step=None),
         optim_unet=replace(config.optim_unet, start_step=0),
     )
-    weights = [phase(config, step).cross_entropy_weight for step in (0, 599, 600, 999)]
-    assert weights == [before, before, 9e-4, 9e-4]
+    assert [phase(config, step).kl_temperature for step in (0, 799, 800, 999)] == [1.0, 1.0, 0.1, 0.1]
 
 
 def test_stages_follow_their_windows(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ class LossConfig:
         kl_anneal_cycles: The schedule is repeated so many times.
         kl_before_release: With `model.prior_type=released`: the KL weight, annealed or not, is multiplied by this until
             `model.prior_release`.
-        cross_entropy: Weight c of E_q[-log p(z|u)], in nats and summed over latents, beside the KL; with `model.prior_type=released` from
-            `model.prior_release` on. Both together are (kl + c) times a KL in which the entropy of q counts kl / (kl + c): what u says of
-            z is held on to, while q(z|x) may be narrow. Annealing leaves it as it is. 0 is the paper.
+        kl_temperature: T of E_q[-log p(z|u)] - T H[q], which is the KL where T is 1, the paper. Below 1 the entropy of q counts less, so
+            that what u says of z is held on to as strongly, while q(z|x) is narrower: a cold posterior (Wenzel et al., arXiv 2002.02405).
+        kl_temperature_start: Fraction of the iVAE's steps from which on; before, T is 1.
         latent_grad_scale: Scale on the U-Net's gradient to z. 1 is the paper; 0 detaches z.
         weighting: lambda(t) of Eq. 3. `plain`: squared error of whatever the U-Net predicts, for `epsilon` the paper's sigma^2(t);
             `sigma2`: the paper's, whatever is predicted; `likelihood`: g^2(t), the bound on the likelihood; `min_snr`: min(SNR, gamma)
@@ -53,7 +53,8 @@ class LossConfig:
     kl_anneal_shape: Literal["geometric", "linear", "cosine"] = "geometric"
     kl_anneal_cycles: int = 1
     kl_before_release: float = 1.0
-    cross_entropy: float = 0.0
+    kl_temperature: float = 1.0
+    kl_temperature_start: float = 0.0
     latent_grad_scale: float = 0.0
     weighting: Literal["plain", "sigma2", "likelihood", "min_snr"] = "plain"
     min_snr_gamma: float = 5.0
@@ -63,7 +64,7 @@ class LossConfig:
     timestep_std: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rec", "kl", "kl_reverse", "free_bits", "kl_anneal_factor", "cross_entropy"):
+        for name in ("rec", "kl", "kl_reverse", "free_bits", "kl_anneal_factor"):
             value = getattr(self, name)
             require(value >= 0, f"loss.{name} must be 0 or more, got {value}")
         require(
@@ -74,6 +75,7 @@ class LossConfig:
             **{
                 "loss.kl_anneal_cycles": self.kl_anneal_cycles,
                 "loss.kl_before_release": self.kl_before_release,
+                "loss.kl_temperature": self.kl_temperature,
                 "loss.min_snr_gamma": self.min_snr_gamma,
                 "loss.timestep_beta": self.timestep_beta,
                 "loss.timestep_std": self.timestep_std,
@@ -83,6 +85,7 @@ class LossConfig:
             **{
                 "loss.kl_anneal_hold": self.kl_anneal_hold,
                 "loss.kl_anneal_end": self.kl_anneal_end,
+                "loss.kl_temperature_start": self.kl_temperature_start,
                 "loss.latent_grad_scale": self.latent_grad_scale,
                 "loss.kl_balance": 0.0 if self.kl_balance is None else self.kl_balance,
             }
@@ -96,13 +99,15 @@ class LossConfig:
             f"loss.kl_balance={self.kl_balance} and loss.kl_reverse={self.kl_reverse} are two ways of KL balancing: give one",
         )
         require(
-            self.kl > 0 or (self.kl_reverse == 0.0 and self.kl_balance is None and self.free_bits == 0.0),
-            f"loss.kl=0 leaves the KL out: loss.kl_reverse={self.kl_reverse}, loss.kl_balance={self.kl_balance} and "
-            f"loss.free_bits={self.free_bits} would have no effect",
-        )
-        require(
-            self.kl > 0 or self.cross_entropy == 0.0,
-            f"loss.kl=0 with loss.cross_entropy={self.cross_entropy} would leave q(z|x) no entropy: give loss.kl, or neither",
+            self.kl > 0
+            or (
+                self.kl_reverse == 0.0
+                and self.kl_balance is None
+                and self.free_bits == 0.0
+                and self.kl_temperature == 1.0
+            ),
+            f"loss.kl=0 leaves the KL out: loss.kl_reverse={self.kl_reverse}, loss.kl_balance={self.kl_balance}, "
+            f"loss.free_bits={self.free_bits} and loss.kl_temperature={self.kl_temperature} would have no effect",
         )
         readers = {
             "loss.weighting=min_snr": (self.weighting == "min_snr", ("min_snr_gamma",)),
@@ -115,6 +120,7 @@ class LossConfig:
                 self.kl_anneal_factor != 1.0,
                 ("kl_anneal_shape", "kl_anneal_cycles"),
             ),
+            "loss.kl_temperature other than 1": (self.kl_temperature != 1.0, ("kl_temperature_start",)),
         }
         for who, (is_read, names) in readers.items():
             unread = [name for name in names if getattr(self, name) != getattr(LossConfig, name)]
