@@ -101,7 +101,7 @@ def test_a_file_is_read_as_yaml_1_2_and_named_by_its_stem(tmp_path: Path) -> Non
 
 
 def test_a_grid_of_more_points_than_memory_holds_is_asked_point_by_point() -> None:
-    keys = ["loss.kl", "loss.rec", "loss.free_bits", "loss.ddpm", "optim_ivae.learning_rate"]
+    keys = ["loss.kl", "loss.rec", "loss.free_bits", "loss.kl_reverse", "optim_ivae.learning_rate"]
     sweep = grid(parameters={key: {"values": [n / 1000 for n in range(1, 1001)]} for key in keys})
     assert sweep.size == 1000**5
     assert list(sweep.point(1002).values()) == [0.001, 0.001, 0.001, 0.002, 0.003]

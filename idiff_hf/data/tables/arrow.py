@@ -15,6 +15,7 @@ _BATCH_ROWS = 1000
 
 
 def open_dataset(path: str, image_column: str, split: str, builder: str, **options: Any) -> Table:
+    """A split of what the builder `builder` of `datasets` reads by `options`; raises ValueError, in one line, where it cannot."""
     try:
         import datasets
     except ImportError:
