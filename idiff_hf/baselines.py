@@ -79,7 +79,7 @@ def _kl_alone(config: Config, folder: str, aux: AuxConfig, data: DataConfig) -> 
             prior_family=family,
             pretrained_ivae=None,
         ),
-        # without reconstruction the weight of the KL is the loss's unit alone; a temperature of it stays, so that u is given what the model has
+        # without reconstruction the weight of the KL is the loss's unit alone; its temperature stays, for u is given what the model has
         loss=replace(
             config.loss,
             rec=0.0,
