@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    PartialState().destroy_process_group()
     return 0
 
 

@@ -49,6 +49,7 @@ from .models import (
     load_pretrained_encoder,
 )
 from .pipelines import IVAEDiffusionPipeline
+from .processes import leave_group_at_exit
 from .random import generator, key
 from .schedulers import VPSDEScheduler
 
@@ -58,6 +59,7 @@ CPU_BUCKET_MB = 1000
 
 def build_accelerator(config: Config) -> Accelerator:
     """What trains on one process or many; on a CPU it gives this process its share of the cores as threads."""
+    leave_group_at_exit()
     accelerator = Accelerator(
         mixed_precision=config.train.mixed_precision,
         log_with=None if config.train.report_to == "none" else config.train.report_to,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import torch
+import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
@@ -26,7 +29,22 @@ def process_state() -> PartialState:
 
     `PartialState()` alone, unlike `Accelerator()`, overlooks `ACCELERATE_USE_CPU` and with it all other processes on a CPU.
     """
+    leave_group_at_exit()
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+@cache
+def leave_group_at_exit() -> None:
+    """Have this process leave the group of processes when its program ends, in whichever way and with whichever exit code.
+
+    Otherwise threads of the group outlive the interpreter, and now and then a process that has done all its work ends with SIGABRT.
+    """
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def refuse_shards() -> None:

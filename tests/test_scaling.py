@@ -37,21 +37,25 @@ def by_torchrun(program: Sequence[str], processes: int) -> str:
     return done.stdout
 
 
-def as_slurm(program: Sequence[str], processes: int) -> None:
-    """Run it as `srun` does: nothing but a variable for each process says who it is."""
+def processes(program: Sequence[str], number: int) -> list[tuple[int, str]]:
+    """Run it as `srun` does, nothing but a variable for each process says who it is; returns how each ended, and what it printed."""
     port, started = free_port(), []
-    for rank in range(processes):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+    for rank in range(number):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number}
         variables = {name: str(value) for name, value in place.items()}
         environment = {**CPU, **variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         started.append(
             subprocess.Popen(
-                [sys.executable, *program], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+                [sys.executable, *program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
             )
         )
-    for process in started:
-        _, error = process.communicate(timeout=280)
-        assert process.returncode == 0, error[-3000:]
+    printed = [process.communicate(timeout=280)[0] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, printed, strict=True)]
+
+
+def as_slurm(program: Sequence[str], number: int) -> None:
+    """Run it so to its end, on each process a good one."""
+    assert [code for code, _ in processes(program, number)] == [0] * number
 
 
 # Launch files
@@ -175,6 +179,40 @@ def test_fsdp2_trains_the_objective_alike_and_accelerate_leaves_it_out_on_a_cpu(
     printed = by_torchrun([str(tmp_path / "sharded.py")], 2)
     assert "accelerate: MULTI_CPU" in printed  # FSDP was asked for, and nothing was said
     assert float(printed.split("difference:")[1].split()[0]) < 1e-6
+
+
+# The end of a program
+
+ENDING = """
+import atexit, sys
+from pathlib import Path
+import torch.distributed
+from idiff_hf.arguments import config_from_yaml
+from idiff_hf.builders import build_accelerator
+from idiff_hf.processes import process_state
+
+# what is registered first comes last
+atexit.register(lambda: print("left:", joined and not torch.distributed.is_initialized()))
+if sys.argv[1] == "state":
+    state = process_state()
+else:
+    state = build_accelerator(config_from_yaml(Path(sys.argv[1]).read_text())).state
+joined = torch.distributed.is_initialized() and state.num_processes == 2
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [("state", 2), ("accelerator", 0)])
+def test_a_program_leaves_the_group_of_processes_however_it_ends(
+    tmp_path: Path, kind: str, code: int
+) -> None:
+    """A process that did not once ended with SIGABRT, in its last step, when all was done."""
+    (tmp_path / "config.yaml").write_text(config_to_yaml(tiny_config(tmp_path / "run")))
+    (tmp_path / "ending.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ENDING}")
+    begin = "state" if kind == "state" else str(tmp_path / "config.yaml")
+    ended = processes([str(tmp_path / "ending.py"), begin, str(code)], 2)
+    assert ended == [(code, "left: True\n")] * 2
 
 
 # One run on any number of processes
