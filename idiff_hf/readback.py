@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from .card_scores import by_name
 from .data import GridDataset, ImageDataset, Shapes3D, to_float
 from .distributions import DiagonalGaussian
-from .metrics import mcc
+from .metrics.mutual_information import mutual_information_from_labels
 from .pipelines import IVAEDiffusionPipeline
 from .processes import map_batches
 from .random import generator
@@ -64,26 +63,28 @@ def _log_variances(pipeline: IVAEDiffusionPipeline, images: Tensor) -> Tensor:
 
 
 class FactorReader:
-    """Reads factors from codes: for each factor the latent that matches it, through a monotone fit on rendered data, to the nearest level.
+    """Reads factors from codes: for each factor the latent that tells most of it, and the level whose mean on rendered data is nearest.
+
+    Levels may lie along the latent in any order, as those of a hue that goes round a circle.
 
     Args:
         codes: `(N, D)` of rendered images.
-        factors: Their labels, `(N, K)`.
+        factors: Their labels, `(N, K)`, int64.
     """
 
     def __init__(self, codes: np.ndarray, factors: np.ndarray) -> None:
-        self.assignment = mcc(codes, factors, correlation="spearman").assignment
-        self.sizes = factors.max(axis=0) + 1
-        self.fits = [
-            IsotonicRegression(increasing="auto", out_of_bounds="clip").fit(codes[:, latent], factors[:, k])
-            for k, latent in enumerate(self.assignment)
+        self.latents = mutual_information_from_labels(codes, factors).matrix.argmax(axis=0)
+        self.levels = [np.unique(labels) for labels in factors.T]
+        self.means = [
+            np.array([codes[labels == level, latent].mean() for level in levels])
+            for labels, latent, levels in zip(factors.T, self.latents, self.levels, strict=True)
         ]
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Labels `(N, K)` for codes `(N, D)`."""
         columns = [
-            np.clip(np.rint(fit.predict(codes[:, latent])), 0, size - 1).astype(np.int64)
-            for fit, latent, size in zip(self.fits, self.assignment, self.sizes, strict=True)
+            levels[np.abs(codes[:, [latent]] - means).argmin(axis=1)]
+            for latent, levels, means in zip(self.latents, self.levels, self.means, strict=True)
         ]
         return np.stack(columns, axis=1)
 
@@ -130,21 +131,21 @@ def read_real_images(
         pipeline: A model of rendered Shapes3D.
         images: uint8 `(N, 64, 64, 3)`; averaged down to the model's image size.
         factors: Their labels, `(N, 6)`.
-        num_fit: Rendered images on which the monotone fits are made.
+        num_fit: Rendered images from which the levels' means are taken.
 
     Returns:
         `num_images`, and for each factor the rates `exact` and `within_one`.
 
     Raises:
-        ValueError: One line, for a model without latents that a monotone fit could read.
+        ValueError: One line, for a model without Gaussian latents.
     """
     size = pipeline.image_size
     if pipeline.ivae is None or pipeline.ivae.config["latent_type"] != "gaussian":
         raise ValueError(
-            "factors of real images are read by a monotone fit of Gaussian latents, which this model does not have: leave --real out"
+            "factors of real images are read from Gaussian latents, which this model does not have: leave --real out"
         )
     dataset = Shapes3D(image_size=size, device=pipeline.device)
-    rows = torch.randperm(len(dataset), generator=generator(0, "monotone fit"))[:num_fit]
+    rows = torch.randperm(len(dataset), generator=generator(0, "means of levels"))[:num_fit]
     reader = FactorReader(*encode_rows(pipeline, dataset, rows))
     tensor = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).movedim(-1, 1).float(), size)
     read = reader(pipeline.encode(tensor / 127.5 - 1.0).cpu().double().numpy())

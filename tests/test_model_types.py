@@ -253,7 +253,7 @@ def test_real_images_are_refused_without_gaussian_latents(
         before = results_of(runs[name])
         assert cli(["evaluate", str(runs[name]), "--real", str(real)]) == 2
         error = capsys.readouterr().err
-        assert "monotone fit of Gaussian latents, which this model does not have" in error
+        assert "are read from Gaussian latents, which this model does not have" in error
         assert error.count("\n") == 1 and results_of(runs[name]) == before
 
 

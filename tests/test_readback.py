@@ -23,15 +23,34 @@ def test_rendered_images_are_read_back_through_noise() -> None:
     assert torch.equal(nearest_rendered(dataset, noisy), rows)
 
 
-def test_reader_inverts_monotone_codes_in_any_order_and_sign() -> None:
+def test_reader_finds_levels_in_any_order_sign_and_place() -> None:
+    """An order of its own, as a hue's where the circle is cut; a factor of two levels, which are 1 and 3; a latent that says nothing."""
     rng = np.random.default_rng(0)
-    factors = rng.integers(0, [4, 10, 6], (2000, 3))
+    factors = rng.integers(0, [4, 10, 2], (2000, 3)) * [1, 1, 2] + [0, 0, 1]
+    circle = np.array([3, 4, 5, 6, 7, 8, 9, 0, 1, 2])[factors[:, 1]]
     codes = np.stack(
-        [rng.normal(size=2000), -np.exp(factors[:, 1] / 4), factors[:, 0] ** 3.0, factors[:, 2]], axis=1
+        [rng.normal(size=2000), -np.exp(circle / 4), factors[:, 0] ** 3.0, factors[:, 2]], axis=1
     )
     reader = FactorReader(codes, factors)
-    assert list(reader.assignment) == [2, 1, 3]
+    assert list(reader.latents) == [2, 1, 3]
     np.testing.assert_array_equal(reader(codes + 1e-3), factors)
+
+
+def test_reader_takes_the_nearest_mean_of_a_level() -> None:
+    factors = np.repeat([[0], [1], [2]], 100, axis=0)
+    # means 0, 2 and 10
+    codes = np.concatenate([np.tile([-1.0, 1.0], 50), np.full(100, 2.0), np.tile([8.0, 12.0], 50)])[:, None]
+    read = FactorReader(codes, factors)(np.array([[-50.0], [0.9], [1.1], [5.9], [6.1], [50.0]]))
+    np.testing.assert_array_equal(read[:, 0], [0, 0, 1, 1, 2, 2])
+
+
+def test_two_factors_in_one_latent_are_both_read_from_it() -> None:
+    """There are fewer latents than factors: none is left without one."""
+    first = np.repeat([0, 1], 500)
+    factors = np.stack([first, np.tile(np.arange(5), 200)], axis=1)
+    reader = FactorReader((10.0 * first + factors[:, 1])[:, None], factors)
+    assert list(reader.latents) == [0, 0]
+    np.testing.assert_array_equal(reader(np.array([[0.0], [14.0]]))[:, 0], [0, 1])
 
 
 def test_widths_are_the_log_variances_of_the_posterior() -> None:
