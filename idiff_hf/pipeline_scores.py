@@ -114,22 +114,23 @@ def evaluate_pipeline(
     data: DataConfig,
     out: Path,
     *,
-    num_samples: int = 10000,
+    num_samples: int | None = 10000,
     metrics: Iterable[str] | None = None,
     seed: int = 0,
     n_jobs: int | None = None,
     dci_regressor: Regressor = "gradient_boosting",
     intervals: int = 0,
 ) -> dict[str, Any] | None:
-    """Score a pipeline on held-out rows of a dataset; write `results.json` and `figures/`.
+    """Score a pipeline on held-out rows of a dataset, or on all; write `results.json` and `figures/`.
 
     Rows are those that the pipeline's own training held out, where its `config.yaml` names the same data, and drawn by seed 0 elsewhere.
+    The FactorVAE and BetaVAE scores, which need every combination of the factors, are defined on all rows of a grid only.
 
     Args:
         folder: A saved pipeline.
         data: The dataset, of which factors must be known.
         out: What is written.
-        num_samples: Held-out images that are encoded, at most.
+        num_samples: Held-out images that are encoded, at most; None is all images of the dataset, those of training too.
         metrics: As in `metrics.evaluate`.
         seed: Of whatever the metrics draw.
         n_jobs: As in `metrics.evaluate`.
@@ -143,7 +144,11 @@ def evaluate_pipeline(
         ValueError: One line: no pipeline, an `out` that takes no files, a pipeline without latents, images of another size, no factors, or
             as in `metrics.evaluate`.
     """
-    pipeline, dataset, rows, origin = _opened(folder, data, num_samples, out)
+    pipeline, dataset, rows, origin = _opened(folder, data, 1 if num_samples is None else num_samples, out)
+    if num_samples is None:
+        # DCI takes them to be in no order
+        order = generator(origin["data"]["held_out_seed"], "evaluation")
+        rows = torch.randperm(len(dataset), generator=order)
     if pipeline.ivae is None:
         raise ValueError(
             f"{folder} is an unconditional diffusion model: it has no latents, and there is nothing to score"
@@ -168,7 +173,11 @@ def evaluate_pipeline(
         scores["intervals"] = sampling_intervals(codes, factors, intervals, seed, num_bins)
     results = {
         **origin,
-        "data": {**origin["data"], "factors": list(names)},
+        "data": {
+            **origin["data"],
+            "factors": list(names),
+            "rows": "all" if num_samples is None else "held out",
+        },
         "codes": POSTERIOR_MEANS if pipeline.num_classes is None else CLASS_NUMBERS,
         **scores,
     }

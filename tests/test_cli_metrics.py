@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from idiff_hf import IVAEDiffusionPipeline
+from idiff_hf.builders import open_dataset
 from idiff_hf.cli import main as cli
+from idiff_hf.config import DataConfig
 from idiff_hf.data import Shapes3D
-from idiff_hf.metrics import evaluate
+from idiff_hf.metrics import beta_vae, evaluate, factor_vae
 from idiff_hf.models import IVAEModel
 from idiff_hf.random import generator
 from idiff_hf.readback import encode_rows
@@ -145,6 +149,52 @@ def test_a_pipeline_is_scored_on_the_rows_that_are_held_out(
     names = {path.stem for path in (out / "figures").iterdir()}
     assert names == {"latents", "scatter", "tsne", "mutual_information"}
     assert f"mig{' ' * 38}{results['values']['mig']:.4f}" in capsys.readouterr().out
+
+
+def test_all_images_are_the_grid_that_factor_vae_needs(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Own pictures of each of 24 combinations of two factors, brightness above and below."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
+    grid = np.indices((6, 4)).reshape(2, -1).T
+    (tmp_path / "set").mkdir()
+    lines = ["file_name,above,below"]
+    for row, (above, below) in enumerate(grid):
+        picture = np.repeat([40 * above, 60 * below], 8)[:, None, None].repeat(16, 1).repeat(3, 2)
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "set" / f"{row:02}.png")
+        lines.append(f"{row:02}.png,{above},{below}")
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(lines))
+    own = [
+        "--data.name",
+        "own",
+        "--data.path",
+        str(tmp_path / "set"),
+        "--data.factor_columns",
+        "[above,below]",
+    ]
+    cache = ["--data.cache_dir", str(tmp_path / "cache"), "--data.image_size", "16"]
+    command = ["evaluate", str(pipeline), *own, *cache, "--metrics", "factor_vae,beta_vae", "--out"]
+    assert cli([*command, str(tmp_path / "all"), "--num_samples", "all"]) == 0
+    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert results["num_samples"] == 24 and results["data"]["rows"] == "all"
+    dataset = open_dataset(
+        DataConfig("own", path=str(tmp_path / "set"), factor_columns=("above", "below"), image_size=16)
+    )
+    codes, factors = encode_rows(IVAEDiffusionPipeline.from_pretrained(pipeline), dataset, torch.arange(24))
+    np.testing.assert_array_equal(factors, grid)
+    assert results["values"]["factor_vae"] == factor_vae(codes, factors).score
+    assert results["values"]["beta_vae"] == beta_vae(codes, factors).score
+    # half of the pictures are no grid
+    assert cli([*command, str(tmp_path / "some"), "--data.held_out", "0.5"]) == 0
+    results = json.loads((tmp_path / "some" / "results.json").read_text())
+    assert results["values"]["factor_vae"] is None and results["data"]["rows"] == "held out"
+    capsys.readouterr()
+    assert cli([*command, str(tmp_path / "none"), "--num_samples", "0"]) == 2
+    assert capsys.readouterr().err == "error: the number of images must be 1 or more, got 0\n"
+    with pytest.raises(SystemExit, match="2"):
+        cli([*command, str(tmp_path / "none"), "--num_samples", "some"])
+    line = "argument --num_samples: must be a whole number or all, got 'some': see idiff evaluate --help"
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_a_pipeline_is_scored_on_fewer_rows_than_tsne_has_neighbours(

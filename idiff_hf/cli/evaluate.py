@@ -39,11 +39,25 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, help="of a pipeline: the folder of results.json and figures (default: evaluation)"
     )
-    parser.add_argument("--num_samples", type=int, default=10000, help="of a pipeline: images scored")
+    parser.add_argument(
+        "--num_samples",
+        type=_number_or_all,
+        default=10000,
+        metavar="N",
+        help="of a pipeline: held-out images scored, or all: every image, those of training too, as FactorVAE and BetaVAE need them "
+        "(default: 10000)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: what results.json holds")
     metric_flags(parser)
     of_a_pipeline = ("out", "num_samples", *METRIC_FLAGS)
     parser.set_defaults(run=run, defaults={name: parser.get_default(name) for name in of_a_pipeline})
+
+
+def _number_or_all(text: str) -> int | None:
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number or all, got {text!r}") from None
 
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
