@@ -89,6 +89,14 @@ class FactorReader:
         return np.stack(columns, axis=1)
 
 
+def reader_of_rows(
+    pipeline: IVAEDiffusionPipeline, dataset: ImageDataset, num_rows: int = 10000
+) -> FactorReader:
+    """A reader made on so many rows of a dataset, or on all where there are fewer."""
+    order = torch.randperm(len(dataset), generator=generator(0, "means of levels"))
+    return FactorReader(*encode_rows(pipeline, dataset, order[:num_rows]))
+
+
 def every_image(dataset: ImageDataset) -> GridDataset | None:
     """The dataset where an image of every combination is known; with a nuisance, which is no factor, none need be near another."""
     return dataset if isinstance(dataset, GridDataset) and dataset.nuisance_shape is None else None
@@ -123,7 +131,7 @@ def nearest_rendered(
 
 
 def read_real_images(
-    pipeline: IVAEDiffusionPipeline, images: np.ndarray, factors: np.ndarray, num_fit: int = 10000
+    pipeline: IVAEDiffusionPipeline, images: np.ndarray, factors: np.ndarray
 ) -> dict[str, Any]:
     """Read the factors of real 3D Shapes images with a model that has seen rendered ones only.
 
@@ -131,7 +139,6 @@ def read_real_images(
         pipeline: A model of rendered Shapes3D.
         images: uint8 `(N, 64, 64, 3)`; averaged down to the model's image size.
         factors: Their labels, `(N, 6)`.
-        num_fit: Rendered images from which the levels' means are taken.
 
     Returns:
         `num_images`, and for each factor the rates `exact` and `within_one`.
@@ -145,8 +152,7 @@ def read_real_images(
             "factors of real images are read from Gaussian latents, which this model does not have: leave --real out"
         )
     dataset = Shapes3D(image_size=size, device=pipeline.device)
-    rows = torch.randperm(len(dataset), generator=generator(0, "means of levels"))[:num_fit]
-    reader = FactorReader(*encode_rows(pipeline, dataset, rows))
+    reader = reader_of_rows(pipeline, dataset)
     tensor = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(images).movedim(-1, 1).float(), size)
     read = reader(pipeline.encode(tensor / 127.5 - 1.0).cpu().double().numpy())
     distance = np.abs(read - factors)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import config_from_yaml
 from .config import DataConfig
 from .data.pictures import to_picture
 from .data.tables import PICTURE_SUFFIXES
@@ -22,8 +21,7 @@ from .drawing import DRAWN_AT_A_TIME
 from .figures import image_grid, latent_labels, to_pil, to_uint8, traversal_figure
 from .folders import os_errors, refuse_filled, refuse_unwritable
 from .latent_names import named_latents
-from .model_types import learns_decoder
-from .pipeline_scores import held_out_rows
+from .pipeline_scores.opening import held_out_rows
 from .pipelines import IVAEDiffusionPipeline
 from .pipelines.editing import Decoder
 from .processes import process_state
@@ -203,22 +201,6 @@ def _write_pictures(images: np.ndarray, names: Sequence[str], out: Path) -> None
         except BaseException:
             shutil.rmtree(staged)
             raise
-
-
-def trained_decoders(pipeline: IVAEDiffusionPipeline, folder: Path) -> list[Decoder]:
-    """What can draw from z: the iVAE's decoder, unless the `config.yaml` of `folder` says that it was left untrained, and the U-Net.
-
-    Raises:
-        ValueError: One line, where nothing can.
-    """
-    path = folder / "config.yaml"
-    own = config_from_yaml(path.read_text(encoding="utf-8")).to_dict() if path.is_file() else None
-    decoders: list[Decoder] = ["ivae"] if own is None or learns_decoder(own) else []
-    if pipeline.unet is not None:
-        decoders.append("ddpm")
-    if not decoders:
-        raise ValueError(f"{folder} has no U-Net, and a decoder that was not trained: nothing draws from z")
-    return decoders
 
 
 def write_traversals(

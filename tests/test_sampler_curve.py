@@ -314,7 +314,7 @@ def test_idiff_bench_refuses_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("action", ["samplers", "guidance", "precision"])
+@pytest.mark.parametrize("action", ["samplers", "guidance", "interventions", "precision"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

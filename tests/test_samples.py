@@ -16,7 +16,7 @@ from idiff_hf.arguments import config_to_yaml
 from idiff_hf.cli import main
 from idiff_hf.data import Shapes3D
 from idiff_hf.figures import to_uint8
-from idiff_hf.pipeline_scores import held_out_rows
+from idiff_hf.pipeline_scores.opening import held_out_rows
 from idiff_hf.random import generator
 from tests.pipelines.pipes import one
 from tests.tiny import tiny_config

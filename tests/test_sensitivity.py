@@ -23,7 +23,7 @@ from idiff_hf.config import Config
 from idiff_hf.data import Shapes3D
 from idiff_hf.metric_figures import sensitivity_heatmap
 from idiff_hf.models import NoConditioning, denoise
-from idiff_hf.pipeline_scores import split_seed
+from idiff_hf.pipeline_scores.opening import split_seed
 from idiff_hf.random import generator
 from idiff_hf.sensitivity import Sensitivity, sensitivity
 

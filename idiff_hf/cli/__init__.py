@@ -51,6 +51,7 @@ EXAMPLES = """\
   idiff sensitivity runs/quickstart                              how much the U-Net depends on each latent at each time
   idiff bench samplers runs/quickstart                           error and factors read back against calls of the U-Net
   idiff bench guidance runs/quickstart                           what a scale of guidance does, and at which times
+  idiff bench interventions runs/quickstart                      set one latent at a time: do images follow, and only in its factor
   idiff bench precision runs/quickstart                          bfloat16, float16, torch.compile against float32
   idiff metrics codes.npz                                        score codes of any model: arrays codes and factors
   idiff data describe --data.name dsprites                       factors, sizes, speed and a contact sheet of a dataset

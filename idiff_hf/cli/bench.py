@@ -1,4 +1,4 @@
-"""`idiff bench`: solvers, scales of guidance, and precisions, side by side on one model."""
+"""`idiff bench`: solvers, scales of guidance, latents set one at a time, and precisions, side by side on one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from .shared import DATA_HELP, MODEL_HELP, own_data, pipeline_folder
 def add(commands: Any) -> None:
     """Describe the arguments."""
     actions = commands.add_parser(
-        "bench", help="what a model's sampling costs", description="What a model's sampling costs."
+        "bench",
+        help="what a model draws, and what that costs",
+        description="What a model draws, and what that costs.",
     ).add_subparsers(dest="action", required=True)
     samplers = actions.add_parser(
         "samplers",
@@ -49,8 +51,20 @@ def add(commands: Any) -> None:
     guidance.add_argument(
         "--intervals", help="START:END joined by commas, between 0 and 1 (default: 0:1,0.2:1,0:0.2)"
     )
-    guidance.add_argument("--num_inference_steps", type=int, default=20, help="steps (default: 20)")
+    _num_inference_steps(guidance)
     guidance.set_defaults(run=run_guidance)
+    moved = actions.add_parser(
+        "interventions",
+        allow_abbrev=False,
+        help="set one latent at a time to each class of its factor: does the image follow, and are the other factors kept? a table",
+        description="Set one latent at a time to each class of its factor, and read all factors from what is drawn: how often it has the "
+        "class that was set, and how often each other factor keeps its own: a table.",
+        epilog=f"On the data of its training, or of other flags: {DATA_HELP}.",
+    )
+    _common(moved, num_images=24)
+    _guidance_scale(moved)
+    _num_inference_steps(moved)
+    moved.set_defaults(run=run_interventions)
     precision = actions.add_parser(
         "precision",
         allow_abbrev=False,
@@ -64,9 +78,11 @@ def add(commands: Any) -> None:
     precision.set_defaults(run=run_precision)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: argparse.ArgumentParser, num_images: int = 96) -> None:
     parser.add_argument("model", type=Path, help=MODEL_HELP)
-    parser.add_argument("--num_images", type=int, default=96, help="held-out images (default: 96)")
+    parser.add_argument(
+        "--num_images", type=int, default=num_images, help=f"held-out images (default: {num_images})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("bench"), help="the folder of what is written (default: bench)"
@@ -78,9 +94,13 @@ def _guidance_scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance_scale", type=float, default=1.0, help="gamma (default: 1)")
 
 
+def _num_inference_steps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_inference_steps", type=int, default=20, help="steps (default: 20)")
+
+
 def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
     """Draw by every solver, print the table and write it with its plot."""
-    from ..pipeline_scores import pipeline_sampler_curve
+    from ..pipeline_scores.benches import pipeline_sampler_curve
     from ..sampler_curve import SOLVERS, STEPS, curve_table
 
     folder = pipeline_folder(options.model)
@@ -100,7 +120,7 @@ def run_samplers(options: argparse.Namespace, flags: list[str]) -> None:
 
 def run_guidance(options: argparse.Namespace, flags: list[str]) -> None:
     """Draw under every scale and interval, print the table and write it."""
-    from ..pipeline_scores import pipeline_guidance_curve
+    from ..pipeline_scores.benches import pipeline_guidance_curve
     from ..sampler_curve import INTERVALS, SCALES, guidance_table
 
     folder = pipeline_folder(options.model)
@@ -117,9 +137,27 @@ def run_guidance(options: argparse.Namespace, flags: list[str]) -> None:
     _report(records, guidance_table(records, names), options.json, options.out / "guidance.json")
 
 
+def run_interventions(options: argparse.Namespace, flags: list[str]) -> None:
+    """Set each latent to each class, draw, print the table and write it."""
+    from ..pipeline_scores.benches import pipeline_interventions
+    from ..pipeline_scores.interventions import interventions_table
+
+    folder = pipeline_folder(options.model)
+    records, names = pipeline_interventions(
+        folder,
+        own_data(folder, flags, "idiff bench interventions"),
+        options.out,
+        num_images=options.num_images,
+        guidance_scale=options.guidance_scale,
+        steps=options.num_inference_steps,
+        seed=options.seed,
+    )
+    _report(records, interventions_table(records, names), options.json, options.out / "interventions.json")
+
+
 def run_precision(options: argparse.Namespace, flags: list[str]) -> None:
     """Draw in every precision, print the table and write it."""
-    from ..pipeline_scores import pipeline_variants
+    from ..pipeline_scores.benches import pipeline_variants
     from ..sampler_curve import VARIANTS, precision_table
 
     folder = pipeline_folder(options.model)

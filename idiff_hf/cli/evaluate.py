@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def _evaluate_pipeline(model: Path, options: argparse.Namespace, flags: list[str]) -> None:
-    from ..pipeline_scores import evaluate_pipeline
+    from ..pipeline_scores.evaluation import evaluate_pipeline
 
     config = own_data(model, flags, "idiff evaluate")
     out = options.out or Path("evaluation")

@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, flags: list[str]) -> None:
     """Measure, print the table and write it with its heat map."""
-    from ..pipeline_scores import pipeline_sensitivity
+    from ..pipeline_scores.evaluation import pipeline_sensitivity
 
     folder = pipeline_folder(options.model)
     results = pipeline_sensitivity(

@@ -73,7 +73,8 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     if options.image is not None:
         no_more(flags)
     data = None if options.image is not None else own_data(folder, flags, "idiff traverse")
-    from ..samples import held_out_latents, open_model, picture_latents, trained_decoders, write_traversals
+    from ..pipeline_scores.opening import trained_decoders
+    from ..samples import held_out_latents, open_model, picture_latents, write_traversals
 
     pipeline = open_model(folder)
     if data is None:

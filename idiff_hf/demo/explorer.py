@@ -22,7 +22,7 @@ from ..config import DataConfig
 from ..data.pictures import FORMATS, to_picture
 from ..figures import channels_last, to_uint8
 from ..hub_folder import hub_name
-from ..pipeline_scores import held_out_rows
+from ..pipeline_scores.opening import held_out_rows
 from ..pipelines import IVAEDiffusionPipeline
 from ..processes import process_state
 from ..readback import encode_rows

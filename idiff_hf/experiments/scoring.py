@@ -19,7 +19,7 @@ from ..losses import IVAEDiffusionLoss
 from ..metrics import evaluate, mcc
 from ..metrics.discretize import DEFAULT_NUM_BINS
 from ..models import IVAEModel
-from ..pipeline_scores import held_out_rows
+from ..pipeline_scores.opening import held_out_rows
 from ..pipelines import IVAEDiffusionPipeline
 from ..random import BatchRandom
 from ..readback import encode_rows
@@ -56,7 +56,7 @@ def open_run(folder: Path) -> tuple[Config, IVAEDiffusionPipeline, ImageDataset,
 
 
 def held_out_scores(folder: Path) -> dict[str, Any]:
-    """Score a finished run on the rows of `pipeline_scores.evaluate_pipeline`, without its figures, which take longer than the scores.
+    """Score a finished run on the rows of `evaluate_pipeline`, without its figures, which take longer than the scores.
 
     Args:
         folder: Of the run.

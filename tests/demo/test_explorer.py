@@ -17,7 +17,7 @@ from PIL import Image
 from idiff_hf import IVAEDiffusionPipeline, IVAEModel, Shapes3D
 from idiff_hf.config import DataConfig
 from idiff_hf.demo.explorer import Drawing, Explorer
-from idiff_hf.pipeline_scores import held_out_rows
+from idiff_hf.pipeline_scores.opening import held_out_rows
 from idiff_hf.sampler_curve import with_solver
 from tests.pipelines.pipes import make, one
 

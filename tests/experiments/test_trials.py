@@ -35,7 +35,7 @@ from idiff_hf.experiments.trials import (
     run_trial,
     run_trials,
 )
-from idiff_hf.pipeline_scores import evaluate_pipeline
+from idiff_hf.pipeline_scores.evaluation import evaluate_pipeline
 from tests.experiments.stand_in import program, that_copies, toy_config
 from tests.faults.processes import until
 from tests.faults.runs import assert_same_end

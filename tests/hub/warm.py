@@ -14,7 +14,7 @@ import traceback
 from huggingface_hub import constants
 
 import idiff_hf.evaluation
-import idiff_hf.pipeline_scores
+import idiff_hf.pipeline_scores.evaluation
 import idiff_hf.publishing  # noqa: F401
 
 
