@@ -45,13 +45,14 @@ def test_each_latent_is_set_in_turn_and_the_others_stay(pipeline: IVAEDiffusionP
 
     def read(images: Tensor) -> Tensor:
         given.append(images)
-        return FACTORS.repeat(5, 1)
+        return FACTORS.repeat(6, 1)
 
     interventions(pipeline, latents, FACTORS, reader_of(latents), read, decoders=("ivae", "ddpm"), steps=2)
     assert len(given) == 2
-    for number, (latent, mean) in enumerate([(3, -2.0), (3, 2.0), (0, 0.0), (0, 5.0), (0, 9.0)]):
+    for number, setting in enumerate([None, (3, -2.0), (3, 2.0), (0, 0.0), (0, 5.0), (0, 9.0)]):
         moved = latents.clone()
-        moved[:, latent] = mean
+        if setting is not None:
+            moved[:, setting[0]] = setting[1]
         rows = slice(3 * number, 3 * number + 3)
         expected = pipeline.decode(moved, "pt") * 2.0 - 1.0
         torch.testing.assert_close(given[0][rows], expected, rtol=0.0, atol=1e-6)
@@ -61,15 +62,25 @@ def test_each_latent_is_set_in_turn_and_the_others_stay(pipeline: IVAEDiffusionP
 
 
 def test_what_follows_and_what_is_kept(pipeline: IVAEDiffusionPipeline) -> None:
-    """Drawings obey the first latent, but in one of six the second factor changes too; the second latent moves nothing."""
+    """Drawings obey the first latent, but in one of six the second factor changes too; the second latent moves nothing.
+
+    As they are encoded, one of three loses its first factor.
+    """
     latents = torch.zeros(3, pipeline.latent_dim)
     first = torch.tensor([[[level, image[1]] for image in FACTORS.tolist()] for level in (0, 1)])
     first[1, 2, 1] = 1
-    answers = torch.cat([first.flatten(0, 1), FACTORS.repeat(3, 1)])
+    as_encoded = torch.tensor([[1, 1], [1, 2], [1, 0]])
+    answers = torch.cat([as_encoded, first.flatten(0, 1), FACTORS.repeat(3, 1)])
     records = interventions(
         pipeline, latents, FACTORS, reader_of(latents), lambda images: answers, decoders=("ivae",)
     )
-    obeys, still = records
+    plain, obeys, still = records
+    assert (plain.factor, plain.latent, plain.follows, plain.kept) == (
+        None,
+        None,
+        None,
+        (pytest.approx(2 / 3), 1.0),
+    )
     assert (obeys.decoder, obeys.factor, obeys.latent, obeys.follows) == ("ivae", 0, 3, 1.0)
     assert obeys.kept == (None, pytest.approx(5 / 6))
     # each of three images has the class that was set once
@@ -78,6 +89,7 @@ def test_what_follows_and_what_is_kept(pipeline: IVAEDiffusionPipeline) -> None:
     assert interventions_table(records, ("hue", "size")).splitlines() == [
         "| drawn by | factor set | latent | follows | hue kept | size kept |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| ivae | none |  |  | 0.667 | 1.000 |",
         "| ivae | hue | 3 | 1.000 |  | 0.833 |",
         "| ivae | size | 0 | 0.333 | 1.000 |  |",
     ]
@@ -97,10 +109,10 @@ def test_idiff_bench_interventions_writes_table_and_json(
     flags = ["--num_images", "1", "--num_inference_steps", "1", "--out", str(tmp_path / "out")]
     assert cli(["bench", "interventions", str(run), *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| ivae"] * 6 + ["| ddpm"] * 6
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| ivae"] * 7 + ["| ddpm"] * 7
     saved_records = json.loads((tmp_path / "out" / "interventions.json").read_text())
     assert saved_records["factors"][3] == "scale" and saved_records["num_inference_steps"] == 1
-    record = saved_records["records"][9]
+    record = saved_records["records"][11]
     assert (record["decoder"], record["factor"], record["kept"][3]) == ("ddpm", 3, None)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"interventions.json"}
 

@@ -20,21 +20,21 @@ from ..sampler_curve import Read
 
 @dataclass(frozen=True)
 class InterventionRecord:
-    """One latent, set to the mean of each class of its factor in turn, in each image, as one decoder draws it.
+    """One latent, set to the mean of each class of its factor in turn, in each image, as one decoder draws it; or none that was set.
 
     Attributes:
         decoder: `ivae` or `ddpm`.
-        factor: Number of the factor.
-        latent: Number of the latent that tells most of it.
-        follows: Fraction of drawings in which the factor has the class that the latent was set to.
+        factor: Number of the factor; None where no latent was set.
+        latent: Number of the latent that tells most of it, or None.
+        follows: Fraction of drawings in which the factor has the class that the latent was set to, or None.
         kept: For each factor the fraction of drawings in which it has the class of the image that was encoded; None for the factor that
             was set.
     """
 
     decoder: Decoder
-    factor: int
-    latent: int
-    follows: float
+    factor: int | None
+    latent: int | None
+    follows: float | None
     kept: tuple[float | None, ...]
 
 
@@ -68,34 +68,29 @@ def interventions(
         seed: Of its noise.
 
     Returns:
-        A record for each factor, of each decoder in turn.
+        Of each decoder in turn a record without a latent that was set, and one for each factor.
     """
     settings = [
         (k, int(level), float(mean))
         for k, (levels, means) in enumerate(zip(reader.levels, reader.means, strict=True))
         for level, mean in zip(levels, means, strict=True)
     ]
-    moved = latents.expand(len(settings), *latents.shape).clone()
-    for row, (k, _, mean) in enumerate(settings):
-        moved[row, :, int(reader.latents[k])] = mean
+    moved = latents.expand(1 + len(settings), *latents.shape).clone()
+    for codes, (k, _, mean) in zip(moved[1:], settings, strict=True):
+        codes[:, int(reader.latents[k])] = mean
     records = []
     for decoder in decoders:
         drawn = _draw(pipeline, moved.flatten(0, 1), len(latents), decoder, guidance_scale, steps, seed)
-        found = read(drawn).cpu().view(len(settings), *factors.shape)
-        kept = (found == factors.cpu()).double().mean(dim=1)
-        for k in range(factors.shape[1]):
+        found = read(drawn).cpu().view(len(moved), *factors.shape)
+        unmoved, *kept = (found == factors.cpu()).double().mean(dim=1)
+        records.append(InterventionRecord(decoder, None, None, None, tuple(unmoved.tolist())))
+        for k, latent in enumerate(reader.latents.tolist()):
             rows = [row for row, setting in enumerate(settings) if setting[0] == k]
             levels = torch.tensor([settings[row][1] for row in rows])
-            rates = kept[rows].mean(dim=0).tolist()
-            records.append(
-                InterventionRecord(
-                    decoder,
-                    k,
-                    int(reader.latents[k]),
-                    float((found[rows, :, k] == levels[:, None]).double().mean()),
-                    tuple(None if other == k else rate for other, rate in enumerate(rates)),
-                )
-            )
+            follows = (found[1:][rows][:, :, k] == levels[:, None]).double().mean()
+            rates = torch.stack([kept[row] for row in rows]).mean(dim=0).tolist()
+            others = tuple(None if other == k else rate for other, rate in enumerate(rates))
+            records.append(InterventionRecord(decoder, k, latent, float(follows), others))
     return records
 
 
@@ -132,9 +127,9 @@ def interventions_table(records: Sequence[InterventionRecord], names: Sequence[s
     rows = [
         (
             record.decoder,
-            names[record.factor],
-            str(record.latent),
-            f"{record.follows:.3f}",
+            "none" if record.factor is None else names[record.factor],
+            "" if record.latent is None else str(record.latent),
+            "" if record.follows is None else f"{record.follows:.3f}",
             *("" if rate is None else f"{rate:.3f}" for rate in record.kept),
         )
         for record in records
