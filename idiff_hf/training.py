@@ -183,6 +183,7 @@ class TrainingRun:
         if folder.parent == self.checkpoints:
             self._committed = saved.step
         self.seconds = saved.state["seconds"]
+        self.prefetcher.waited = saved.state.get("waited", 0.0)
         window = saved.state["window"]
         self._sums = {
             name: torch.tensor(value, device=self.accelerator.device)
@@ -309,7 +310,7 @@ class TrainingRun:
             counts = {name: str(count) for name, count in self.guard.counts().items()}
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()} | counts)
             if self.config.train.report_to != "none":
-                waited = self.prefetcher.waited / (time.perf_counter() - self._started)
+                waited = self.prefetcher.waited / self.elapsed()
                 logged = {**values, **self.guard.counts(), "data_wait_fraction": waited}
                 self.accelerator.log(logged, step=done)
 
@@ -340,6 +341,7 @@ class TrainingRun:
             **self.learner.state(),
             "skipped": self.guard.state(),
             "seconds": self.elapsed(),
+            "waited": self.prefetcher.waited,
             "window": {"sums": window, "count": self._count},
         }
         metadata = {
@@ -375,9 +377,7 @@ class TrainingRun:
                 "images_per_second": round(
                     self.config.train.max_train_steps * self.global_batch_size / self.elapsed(), 1
                 ),
-                "data_wait_fraction": round(
-                    self.prefetcher.waited / (time.perf_counter() - self._started), 5
-                ),
+                "data_wait_fraction": round(self.prefetcher.waited / self.elapsed(), 5),
                 "num_processes": self.accelerator.num_processes,
                 "global_batch_size": self.global_batch_size,
                 # of every term, also of those whose stage is over

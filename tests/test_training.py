@@ -12,6 +12,7 @@ import torch
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.baselines import supervision_baseline
+from idiff_hf.checkpoint import load_checkpoint
 from idiff_hf.config import Config
 from idiff_hf.folders import verify_folder
 from tests.faults.figures import Figure
@@ -68,6 +69,18 @@ def test_a_rotation_that_a_kill_cut_short_is_ended_by_the_run_that_goes_on(tmp_p
     train(again)
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert left == ["step-00000004", "step-00000005"]
+
+
+def test_times_of_training_and_of_waiting_go_on_after_a_resume(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "run", max_train_steps=5)
+    train(config)
+    train(replace(config, train=replace(config.train, max_train_steps=6, resume_from_checkpoint="latest")))
+    first, last = (
+        load_checkpoint(tmp_path / "run" / "checkpoints" / f"step-{step:08d}").state for step in (5, 6)
+    )
+    assert 0.0 < first["waited"] < last["waited"] and first["seconds"] < last["seconds"]
+    facts = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert facts["data_wait_fraction"] == pytest.approx(last["waited"] / last["seconds"], rel=0.2)
 
 
 def test_exported_pipeline_has_the_averaged_weights(whole: tuple[Path, Config]) -> None:
