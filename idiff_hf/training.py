@@ -183,6 +183,7 @@ class TrainingRun:
         if folder.parent == self.checkpoints:
             self._committed = saved.step
         self.seconds = saved.state["seconds"]
+        # checkpoints of earlier versions lack it
         self.prefetcher.waited = saved.state.get("waited", 0.0)
         window = saved.state["window"]
         self._sums = {

@@ -26,9 +26,7 @@ FACTORS = torch.tensor([[0, 1], [1, 2], [1, 0]])
 @pytest.fixture
 def pipeline() -> IVAEDiffusionPipeline:
     torch.manual_seed(0)
-    pipe = make()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return make()
 
 
 def reader_of(latents: Tensor) -> FactorReader:

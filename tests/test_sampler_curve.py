@@ -38,9 +38,7 @@ ROWS = torch.tensor([0, 7, 250_000, 479_999])
 @pytest.fixture
 def pipeline() -> IVAEDiffusionPipeline:
     torch.manual_seed(0)
-    pipe = make()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return make()
 
 
 def says_grey(pipeline: IVAEDiffusionPipeline) -> None:

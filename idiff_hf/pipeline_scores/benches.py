@@ -23,6 +23,7 @@ from ..sampler_curve import (
     SOLVERS,
     STEPS,
     GuidanceRecord,
+    Read,
     SamplerRecord,
     VariantRecord,
     guidance_curve,
@@ -80,20 +81,30 @@ def pipeline_sampler_curve(
         _point(reference)[1:],
         out / "samplers.png",
     )
-    about = {**origin, "num_images": len(rows), "guidance_scale": guidance_scale, "seed": seed}
-    _write_records(out / "samplers.json", about, records)
+    _write_records(out / "samplers.json", origin, rows, records, guidance_scale=guidance_scale, seed=seed)
     return records
 
 
 def _drawn_anew(dataset: ImageDataset, rows: Tensor) -> dict[str, Any]:
     """Images, their factors, and how to read these: from the nearest image, where there is one of each combination."""
+    return {"images": dataset.images(rows), "factors": dataset.factors(rows), "read": _nearest_read(dataset)}
+
+
+def _nearest_read(dataset: ImageDataset) -> Read | None:
+    """Reads factors as those of the nearest image, where there is one of each combination."""
     grid = every_image(dataset)
-    read = None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images))
-    return {"images": dataset.images(rows), "factors": dataset.factors(rows), "read": read}
+    return None if grid is None else lambda images: grid.factors(nearest_rendered(grid, images))
 
 
-def _write_records(path: Path, about: Mapping[str, Any], records: Sequence[Any]) -> None:
-    results = {**about, "records": [asdict(record) for record in records]}
+def _write_records(
+    path: Path, origin: Mapping[str, Any], rows: Tensor, records: Sequence[Any], **settings: Any
+) -> None:
+    results = {
+        **origin,
+        "num_images": len(rows),
+        **settings,
+        "records": [asdict(record) for record in records],
+    }
     write_text(path, json.dumps(results, indent=2) + "\n")
 
 
@@ -141,15 +152,11 @@ def pipeline_guidance_curve(
         steps=steps,
         seed=seed,
     )
-    about = {
-        **origin,
-        "num_images": len(rows),
-        "num_inference_steps": steps,
-        "seed": seed,
-        "factors": dataset.factor_names,
-    }
-    _write_records(out / "guidance.json", about, records)
-    return records, dataset.factor_names
+    names = dataset.factor_names
+    _write_records(
+        out / "guidance.json", origin, rows, records, num_inference_steps=steps, seed=seed, factors=names
+    )
+    return records, names
 
 
 def pipeline_interventions(
@@ -188,8 +195,8 @@ def pipeline_interventions(
         raise ValueError(
             f"latents are set to the means of classes on a model of Gaussian latents, {folder} has none"
         )
-    grid = every_image(dataset)
-    if grid is None:
+    read = _nearest_read(dataset)
+    if read is None:
         raise ValueError(
             f"factors are read from the nearest image of every combination, which data.name={data.name} does not have"
         )
@@ -198,22 +205,24 @@ def pipeline_interventions(
         pipeline.encode(dataset.images(rows)),
         dataset.factors(rows),
         reader_of_rows(pipeline, dataset),
-        lambda images: grid.factors(nearest_rendered(grid, images)),
+        read,
         decoders=trained_decoders(pipeline, folder),
         guidance_scale=guidance_scale,
         steps=steps,
         seed=seed,
     )
-    about = {
-        **origin,
-        "num_images": len(rows),
-        "guidance_scale": guidance_scale,
-        "num_inference_steps": steps,
-        "seed": seed,
-        "factors": dataset.factor_names,
-    }
-    _write_records(out / "interventions.json", about, records)
-    return records, dataset.factor_names
+    names = dataset.factor_names
+    _write_records(
+        out / "interventions.json",
+        origin,
+        rows,
+        records,
+        guidance_scale=guidance_scale,
+        num_inference_steps=steps,
+        seed=seed,
+        factors=names,
+    )
+    return records, names
 
 
 def pipeline_variants(
@@ -244,6 +253,5 @@ def pipeline_variants(
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )
-    about = {**origin, "num_images": len(rows), "guidance_scale": guidance_scale, "seed": seed}
-    _write_records(out / "precision.json", about, records)
+    _write_records(out / "precision.json", origin, rows, records, guidance_scale=guidance_scale, seed=seed)
     return records
