@@ -67,7 +67,7 @@ def loss_weight(scheduler: VPSDEScheduler, t: Tensor, weighting: Weighting, gamm
     alpha, sigma = scheduler.alpha_sigma(t)
     snr = (alpha / sigma) ** 2
     of_x0 = {"epsilon": snr, "v_prediction": 1.0 + snr, "sample": torch.ones_like(snr)}[
-        scheduler.config.prediction_type
+        scheduler.config["prediction_type"]
     ]
     if weighting == "min_snr":
         return snr.clamp_max(gamma) / of_x0

@@ -42,6 +42,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
         seed=options.seed,
         n_jobs=options.jobs,
         dci_regressor=options.dci_regressor,
+        progress=True,
     )
     scores = result.to_dict()
     if options.intervals:

@@ -1,4 +1,4 @@
-"""The latent explorer: `latents` and `explorer` compute, `html` and `app` are its page, `space` writes it as a Space.
+"""The latent explorer: `latents` and `explorer` compute, `html` and `page` are its page, `app` serves it, `space` writes it as a Space.
 
-Only `app` needs gradio.
+Only `page` and `app` need gradio.
 """

@@ -236,6 +236,7 @@ def evaluate(
     n_jobs: int | None = None,
     dci_regressor: Regressor = "gradient_boosting",
     num_bins: int = DEFAULT_NUM_BINS,
+    progress: bool = False,
 ) -> CodesEvaluation:
     """All metrics asked for, with what one has to know to compare or repeat them.
 
@@ -254,6 +255,7 @@ def evaluate(
             trees in a tenth of the time, see `dci`.
         num_bins: Number of equal-width bins that codes are cut into, at least 2; published values have 20. More are for codes that are
             numbers of more than 20 classes.
+        progress: Whether to show, on a terminal, how many factors DCI has done.
 
     Returns:
         Values, None where the data leave one undefined (a class absent from the test rows, rows that are no
@@ -291,7 +293,9 @@ def evaluate(
         rows_to_train_on(len(checked_codes), num_train)
     check_num_bins(num_bins)
     check_seed(seed)
-    inputs = MetricInputs(checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor, num_bins)
+    inputs = MetricInputs(
+        checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor, num_bins, progress
+    )
     return evaluate_specs({name: METRICS[name] for name in names}, inputs)
 
 

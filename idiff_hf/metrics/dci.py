@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.special import entr
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils.parallel import Parallel, delayed
+from tqdm.auto import tqdm
 
 from .boosting import fit_boosting
 from .discretize import factor_labels
@@ -160,6 +161,7 @@ def _dci_from_labels(
     seed: int,
     n_jobs: int | None,
     regressor: Regressor,
+    progress: bool = False,
 ) -> DCIResult:
     if regressor not in REGRESSORS:
         raise ValueError(f"regressor must be among {', '.join(REGRESSORS)}, got {regressor!r}")
@@ -173,10 +175,12 @@ def _dci_from_labels(
     refuse_single_class_in_train(labels, num_train, "DCI")
     # The seed is the same for every factor, so that no result depends on the order of factors or on who
     # computes it.
-    fits = Parallel(n_jobs=n_jobs)(
+    fits = Parallel(n_jobs=n_jobs, return_as="generator")(
         delayed(_fit_factor)(codes, labels[:, factor], num_train, seed, regressor)
         for factor in range(num_factors)
     )
+    # None hides it where there is no terminal
+    fits = tqdm(fits, total=num_factors, desc="DCI", unit="factor", disable=None if progress else True)
     importances, train_accuracies, test_accuracies = zip(*fits, strict=True)
     importance = np.stack(importances, axis=1)
     return DCIResult(
@@ -248,7 +252,13 @@ def dci(
 def dci_values(inputs: MetricInputs) -> dict[str, object]:
     """DCI under its keys in an evaluation, as plain Python values."""
     result = _dci_from_labels(
-        inputs.codes, inputs.labels, inputs.num_train, inputs.seed, inputs.n_jobs, inputs.dci_regressor
+        inputs.codes,
+        inputs.labels,
+        inputs.num_train,
+        inputs.seed,
+        inputs.n_jobs,
+        inputs.dci_regressor,
+        inputs.progress,
     )
     return {
         "dci_disentanglement": result.disentanglement,

@@ -231,6 +231,7 @@ class MetricInputs:
         n_jobs: Workers for the metrics that fit predictors; None is one.
         dci_regressor: What DCI fits, see `dci`.
         num_bins: Number of equal-width bins that codes are cut into.
+        progress: Whether a metric that takes minutes shows, on a terminal, how far it is.
     """
 
     codes: npt.NDArray[np.float64]
@@ -240,6 +241,7 @@ class MetricInputs:
     n_jobs: int | None = None
     dci_regressor: Regressor = "gradient_boosting"
     num_bins: int = DEFAULT_NUM_BINS
+    progress: bool = False
 
     @property
     def num_train_rows(self) -> int:

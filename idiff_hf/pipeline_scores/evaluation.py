@@ -95,6 +95,7 @@ def evaluate_pipeline(
         n_jobs=n_jobs,
         dci_regressor=dci_regressor,
         num_bins=num_bins,
+        progress=True,
     ).to_dict()
     if intervals:
         scores["intervals"] = sampling_intervals(codes, factors, intervals, seed, num_bins)

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import io
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
 
-from idiff_hf.metrics import DCIResult, completeness_from_importance, dci, disentanglement_from_importance
+from idiff_hf.metrics import (
+    DCIResult,
+    completeness_from_importance,
+    dci,
+    disentanglement_from_importance,
+    evaluate,
+)
 from idiff_hf.metrics.dci import REGRESSORS
 from idiff_hf.metrics.inputs import Regressor
 
@@ -152,6 +161,19 @@ def test_workers_in_processes_give_the_same_bits(
 ) -> None:
     alone = dci(*rows, seed=3, regressor=regressor)
     assert_same_bits(dci(*rows, seed=3, n_jobs=n_jobs, regressor=regressor), alone)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_where_it_is_asked_for(
+    progress: bool, terminal: bool, rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    shown.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", shown)
+    evaluate(*rows, metrics=["dci"], dci_regressor="presorted_boosting", progress=progress)
+    assert ("DCI" in shown.getvalue() and "2/2" in shown.getvalue()) == (progress and terminal)
+    assert bool(shown.getvalue()) == (progress and terminal)
 
 
 def test_the_presorted_regressor_is_near_the_reference_and_draws_no_random_number(
