@@ -135,7 +135,7 @@ def _kl_form(loss: Mapping[str, Any]) -> list[str]:
 def _score_loss(loss: Mapping[str, Any]) -> list[str]:
     texts = []
     if (weighting := loss.get("weighting", "plain")) != "plain":
-        gamma = f" ({loss['min_snr_gamma']:g})" if weighting == "min_snr" else ""
+        gamma = f" ({loss['min_snr_gamma']:g})" if weighting.startswith("min_snr") else ""
         texts.append(f"weighting `{weighting}`{gamma}")
     # before the law had a name, Beta(1, b) with b = 1 was the uniform one
     law = loss.get("timestep_law", "uniform" if loss["timestep_beta"] == 1 else "beta")

@@ -10,7 +10,7 @@ from torch import Tensor
 from .schedulers import VPSDEScheduler
 
 TimeLaw = Literal["uniform", "beta", "logit_normal"]
-Weighting = Literal["plain", "sigma2", "likelihood", "min_snr"]
+Weighting = Literal["plain", "sigma2", "likelihood", "min_snr", "min_snr_plus_one"]
 
 
 def draw_times(
@@ -56,8 +56,9 @@ def loss_weight(scheduler: VPSDEScheduler, t: Tensor, weighting: Weighting, gamm
         t: Times in (0, 1], `(B,)`.
         weighting: `plain` is 1; `sigma2` gives sigma^2(t) times the squared error of the score, the paper's Eq. 3; `likelihood` gives
             g^2(t) = beta(t) times it (Song et al., arXiv:2101.09258); `min_snr` gives min(SNR, gamma) |x_0|^2 (Hang et al.,
-            arXiv:2303.09556).
-        gamma: Of `min_snr`.
+            arXiv:2303.09556); `min_snr_plus_one` gives (min(SNR, gamma) + 1) |x_0|^2, the weight of v (Salimans and Ho,
+            arXiv:2202.00512, section 4) with that bound.
+        gamma: Of the last two.
 
     Returns:
         `(B,)`.
@@ -71,6 +72,8 @@ def loss_weight(scheduler: VPSDEScheduler, t: Tensor, weighting: Weighting, gamm
     ]
     if weighting == "min_snr":
         return snr.clamp_max(gamma) / of_x0
+    if weighting == "min_snr_plus_one":
+        return (snr.clamp_max(gamma) + 1.0) / of_x0
     if weighting == "sigma2":
         return snr / of_x0
     return scheduler.sde.beta(t) * snr / sigma**2 / of_x0

@@ -408,7 +408,10 @@ UNCONDITIONAL = {"aux": {"name": "none"}, "model": {"ivae": False, "prior_type":
             "loss.kl_anneal_factor=0 needs loss.kl_anneal_shape=linear or cosine: a geometric schedule never leaves 0",
         ),
         ({"loss": {"kl_anneal_cycles": 2}}, "loss.kl_anneal_cycles needs loss.kl_anneal_factor other than 1"),
-        ({"loss": {"min_snr_gamma": 1.0}}, "loss.min_snr_gamma needs loss.weighting=min_snr"),
+        (
+            {"loss": {"min_snr_gamma": 1.0}},
+            "loss.min_snr_gamma needs loss.weighting=min_snr or min_snr_plus_one",
+        ),
         ({"loss": {"timestep_beta": 0.5}}, "loss.timestep_beta needs loss.timestep_law=beta"),
         (
             {"loss": {"timestep_law": "beta", "timestep_std": 2.0}},

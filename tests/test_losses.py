@@ -131,7 +131,7 @@ def test_ddpm_term_is_the_squared_error_of_the_prediction(tmp_path: Path, predic
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("weighting", ["sigma2", "likelihood", "min_snr"])
+@pytest.mark.parametrize("weighting", ["sigma2", "likelihood", "min_snr", "min_snr_plus_one"])
 def test_a_weighting_weighs_each_sample_at_its_time(tmp_path: Path, prediction: str, weighting: str) -> None:
     """The same U-Net output 0: the term is the mean over samples of lambda(t) and the squared target."""
     config = joint(tiny_config(tmp_path))

@@ -78,6 +78,12 @@ def test_weights_turn_the_error_of_any_prediction_into_the_error_they_stand_for(
     torch.testing.assert_close(
         loss_weight(scheduler, t, "min_snr", 5.0) * own, snr.clamp_max(5.0) * error("sample")
     )
+    torch.testing.assert_close(
+        loss_weight(scheduler, t, "min_snr_plus_one", 5.0) * own, (snr.clamp_max(5.0) + 1) * error("sample")
+    )
+    # without a bound it is the error of v
+    unbounded = loss_weight(scheduler, t, "min_snr_plus_one", torch.inf) * own
+    torch.testing.assert_close(unbounded, error("v_prediction"))
 
 
 def test_the_papers_weighting_of_a_noise_prediction_is_its_plain_squared_error() -> None:

@@ -33,8 +33,9 @@ class LossConfig:
         latent_grad_scale: Scale on the U-Net's gradient to z. 1 is the paper; 0 detaches z.
         weighting: lambda(t) of Eq. 3. `plain`: squared error of whatever the U-Net predicts, for `epsilon` the paper's sigma^2(t);
             `sigma2`: the paper's, whatever is predicted; `likelihood`: g^2(t), the bound on the likelihood; `min_snr`: min(SNR, gamma)
-            times the squared error of x_0.
-        min_snr_gamma: With `min_snr`.
+            times the squared error of x_0; `min_snr_plus_one`: min(SNR, gamma) + 1 times it, which does not forget the noisy times, where
+            pictures begin, and counts those of little noise, where they are finished.
+        min_snr_gamma: With the last two.
         timestep_law: Of t in training: `uniform` (the paper), `beta` for Beta(1, b), `logit_normal` (the paper's first proposal in
             Section 4).
         timestep_beta: With `beta`: b. Below 1 there are more noisy times, where z tells most.
@@ -56,7 +57,7 @@ class LossConfig:
     kl_temperature: float = 1.0
     kl_temperature_start: float = 0.0
     latent_grad_scale: float = 0.0
-    weighting: Literal["plain", "sigma2", "likelihood", "min_snr"] = "plain"
+    weighting: Literal["plain", "sigma2", "likelihood", "min_snr", "min_snr_plus_one"] = "plain"
     min_snr_gamma: float = 5.0
     timestep_law: Literal["uniform", "beta", "logit_normal"] = "uniform"
     timestep_beta: float = 1.0
@@ -110,7 +111,10 @@ class LossConfig:
             f"loss.free_bits={self.free_bits} and loss.kl_temperature={self.kl_temperature} would have no effect",
         )
         readers = {
-            "loss.weighting=min_snr": (self.weighting == "min_snr", ("min_snr_gamma",)),
+            "loss.weighting=min_snr or min_snr_plus_one": (
+                self.weighting in ("min_snr", "min_snr_plus_one"),
+                ("min_snr_gamma",),
+            ),
             "loss.timestep_law=beta": (self.timestep_law == "beta", ("timestep_beta",)),
             "loss.timestep_law=logit_normal": (
                 self.timestep_law == "logit_normal",
