@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -171,6 +172,9 @@ def real_image_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: One line, for a file that is missing or holds something else.
     """
     try:
+        # of a file of another kind NumPy says how it could be read unsafely
+        if path.is_file() and not is_zipfile(path):
+            raise ValueError("it is no zip archive")
         with np.load(path, allow_pickle=False) as arrays:
             images, factors = arrays["images"], arrays["factors"]
     except (OSError, KeyError, ValueError) as error:

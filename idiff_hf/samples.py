@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from torch import Tensor
 
 from .config import DataConfig
@@ -112,6 +113,10 @@ def read_latents(path: Path) -> Tensor:
             with np.load(path, allow_pickle=False) as arrays:
                 latents = arrays["latents"]
         else:
+            with path.open("rb") as file:
+                # of a file of another kind NumPy says how it could be read unsafely
+                if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                    raise ValueError("it is neither")
             # mapped, a header cannot ask for more than the file has
             latents = np.load(path, mmap_mode="r", allow_pickle=False)
         if latents.dtype.kind not in "iuf":

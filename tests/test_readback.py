@@ -70,5 +70,8 @@ def test_a_file_that_is_not_of_real_images_is_refused(tmp_path: Path) -> None:
     np.savez(stray, images=np.zeros((2, 3)), factors=np.zeros((2, 6)))
     with pytest.raises(ValueError, match=r"images must be uint8 \(N, 64, 64, 3\)"):
         real_image_file(stray)
-    with pytest.raises(ValueError, match="is no npz file with images and factors"):
+    with pytest.raises(ValueError, match=r"is no npz file with images and factors: .*No such file"):
         real_image_file(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("images")
+    with pytest.raises(ValueError, match="is no npz file with images and factors: it is no zip archive"):
+        real_image_file(tmp_path / "text.npz")

@@ -147,7 +147,7 @@ REFUSED = [
     (["--images", "none.png"], "none.png: cannot be decoded as PNG"),
     (["--images", "empty"], "empty holds no picture: there is no file of .png, "),
     (["--latents", "none.npy"], "none.npy is not a file: give latents (N, D), npy or npz with an array latents"),
-    (["--latents", "text.npy"], "text.npy cannot be read as npy, or npz with an array latents: "),
+    (["--latents", "text.npy"], "text.npy cannot be read as npy, or npz with an array latents: it is neither"),
     (["--latents", "objects.npy"], "npz with an array latents: Array can't be memory-mapped: Python objects"),
     (["--latents", "short.npy"], "npz with an array latents: mmap length is greater"),
     (["--latents", "codes.npz"], "codes.npz cannot be read as npy, or npz with an array latents: \"There is no item"),
