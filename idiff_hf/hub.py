@@ -21,6 +21,7 @@ from .model_types import (
     settings,
     training_sentence,
 )
+from .provenance import write_text
 from .results import check_results, read_results
 
 _LICENCES = {
@@ -58,7 +59,7 @@ def write_card(folder: Path) -> Path:
     """
     card = build_card(read_results(folder))
     path = folder / "README.md"
-    path.write_text(card, encoding="utf-8")
+    write_text(path, card)
     return path
 
 

@@ -177,8 +177,12 @@ def real_image_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("it is no zip archive")
         with np.load(path, allow_pickle=False) as arrays:
             images, factors = arrays["images"], arrays["factors"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no npz file with images and factors: {error}") from None
+    # on a damaged file NumPy and zlib raise nearly anything
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no npz file with images and factors: {reason}") from None
+    if not (isinstance(images, np.ndarray) and isinstance(factors, np.ndarray)):
+        raise ValueError(f"{path}: images and factors must be arrays as numpy.savez writes them")
     if (
         images.dtype != np.uint8
         or images.ndim != 4
@@ -187,5 +191,13 @@ def real_image_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     ):
         raise ValueError(
             f"{path}: images must be uint8 (N, 64, 64, 3) and factors (N, 6), got {images.dtype} {images.shape} and {factors.shape}"
+        )
+    if len(images) == 0:
+        raise ValueError(f"{path} holds no image")
+    sizes = np.array(Shapes3D(image_size=64).factor_sizes)
+    if factors.dtype.kind not in "iu" or (factors < 0).any() or (factors >= sizes).any():
+        raise ValueError(
+            f"{path}: factors must be whole numbers from 0 to {sizes.tolist()} less one, the number of each class, got {factors.dtype} "
+            f"such as {factors[0].tolist()}"
         )
     return images, factors

@@ -75,3 +75,17 @@ def test_a_file_that_is_not_of_real_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("images")
     with pytest.raises(ValueError, match="is no npz file with images and factors: it is no zip archive"):
         real_image_file(tmp_path / "text.npz")
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    for factors in (np.full((2, 6), 0.5), np.full((2, 6), 100), np.full((2, 6), "red")):
+        np.savez(stray, images=images, factors=factors)
+        with pytest.raises(ValueError, match="factors must be whole numbers from 0 to "):
+            real_image_file(stray)
+    np.savez(stray, images=images[:0], factors=np.zeros((0, 6), int))
+    with pytest.raises(ValueError, match="holds no image"):
+        real_image_file(stray)
+    np.savez(stray, images=images, factors=np.zeros((2, 6), int))
+    damaged = bytearray(stray.read_bytes())
+    damaged[1000] ^= 1
+    stray.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is no npz file with images and factors: Bad CRC-32"):
+        real_image_file(stray)
