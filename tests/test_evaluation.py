@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ def test_real_images_are_read(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     for name, exact in report["exact"].items():
         assert 0 <= exact <= report["within_one"][name] <= 1
     assert json.loads((run / "results.json").read_text())["real_images"] == report
+
+
+def test_real_images_need_a_run_that_was_measured(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "results.json").unlink()
+    assert cli(["evaluate", str(copy), "--real", str(REAL)]) == 2
+    assert capsys.readouterr().err == f"error: no results.json in {copy}: evaluate the run first\n"
+
+
+def test_rows_of_training_are_not_called_held_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data.held_out", "0.9", "--out", str(tmp_path / "scores")]
+    assert cli(["evaluate", str(run / "pipeline"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: data.held_out=0.9 would take rows that ") and error.count("\n") == 1
+    assert not (tmp_path / "scores").exists()
 
 
 def test_refusals_are_one_line_and_exit_2(

@@ -78,6 +78,7 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     from ..hub import write_card
     from ..provenance import write_text
     from ..readback import read_real_images, real_image_file
+    from ..results import read_results
 
     if options.real is None:
         written = evaluate_run(model)
@@ -87,10 +88,9 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
             print(written.read_text(encoding="utf-8"), end="")
     else:
         images, factors = real_image_file(options.real)
+        results = read_results(model)
         report = read_real_images(load_run(model)[1], images, factors)
-        path = model / "results.json"
-        results = json.loads(path.read_text(encoding="utf-8"))
-        write_text(path, json.dumps({**results, "real_images": report}, indent=2) + "\n")
+        write_text(model / "results.json", json.dumps({**results, "real_images": report}, indent=2) + "\n")
         print(json.dumps(report, indent=2))
     print(write_card(model), file=sys.stderr)
 

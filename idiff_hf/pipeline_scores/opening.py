@@ -28,6 +28,19 @@ def split_seed(folder: Path) -> int:
     return config_from_yaml(path.read_text(encoding="utf-8")).train.seed if path.is_file() else 0
 
 
+def _refuse_other_split(folder: Path, data: DataConfig) -> None:
+    """Refuse another share of held-out rows of the set that the pipeline was trained on: some of them it would have learned from."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    trained = config_from_yaml(path.read_text(encoding="utf-8")).data
+    same = data.name == trained.name and (data.name != "own" or data.path == trained.path)
+    if same and data.held_out != trained.held_out:
+        raise ValueError(
+            f"data.held_out={data.held_out:g} would take rows that {folder} was trained on as held out: leave it at {trained.held_out:g}"
+        )
+
+
 def held_out_rows(
     folder: Path, pipeline: IVAEDiffusionPipeline, data: DataConfig, num_samples: int
 ) -> tuple[ImageDataset, Tensor, int]:
@@ -35,6 +48,7 @@ def held_out_rows(
     if num_samples < 1:
         raise ValueError(f"the number of images must be 1 or more, got {num_samples}")
     seed = split_seed(folder)
+    _refuse_other_split(folder, data)
     dataset = open_dataset(data, seed, pipeline.device)
     wanted = (pipeline.channels, pipeline.image_size)
     if (dataset.channels, dataset.image_size) != wanted:
