@@ -77,8 +77,20 @@ def build_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
+STREAM_HELD_OUT = 1000
+"""Held-out images of a stream that are kept, unless more are asked for."""
+
+
+def same_rows(one: DataConfig, other: DataConfig) -> bool:
+    """Whether two configs name one set: images of one's own by their place, all others by name, for their sources have the same rows."""
+    return one.name == other.name and (one.name != "own" or one.path == other.path)
+
+
 def open_dataset(
-    data: DataConfig, seed: int = 0, device: torch.device | str = "cpu", num_held_out: int = 1000
+    data: DataConfig,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    num_held_out: int = STREAM_HELD_OUT,
 ) -> ImageDataset:
     """The dataset that gives images on `device`.
 
@@ -309,7 +321,7 @@ def _check_split(folder: Path, config: Config) -> None:
     if not path.is_file():
         return
     theirs = config_from_yaml(path.read_text(encoding="utf-8"))
-    if (theirs.data.name, theirs.data.path) != (config.data.name, config.data.path):
+    if not same_rows(theirs.data, config.data):
         return
     for name, there, here in (
         ("train.seed", theirs.train.seed, config.train.seed),

@@ -55,7 +55,7 @@ def write_card(folder: Path) -> Path:
         The path of the card.
 
     Raises:
-        ValueError: No `results.json`, or one that is no JSON or lacks a field; an older card then stays.
+        ValueError: No `results.json`, one that is no JSON or lacks a field, or a card that cannot be written; an older one then stays.
     """
     card = build_card(read_results(folder))
     path = folder / "README.md"

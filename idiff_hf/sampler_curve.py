@@ -253,8 +253,9 @@ def guidance_curve(
     plan = [(scale, interval) for scale in scales for interval in (intervals if scale != 1.0 else [ALWAYS])]
     if not plan:
         raise ValueError("no guidance to draw under: give a scale and an interval or more")
-    for scale, interval in plan:
-        Guidance(scale, interval)
+    for scale in scales:
+        for interval in intervals:
+            Guidance(scale, interval)
     target, latents = pipeline.prepare_images(images), pipeline.encode(images)
     drawn = [
         _draw(pipeline, latents, steps, scale, seed, interval)[0]

@@ -151,6 +151,47 @@ def test_a_pipeline_is_scored_on_the_rows_that_are_held_out(
     assert f"mig{' ' * 38}{results['values']['mig']:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics", "mcc,typo"], "metrics must be 'all' or names among "),
+        (["--seed", "-1"], "seed must be "),
+        (
+            ["--num_samples", "all", "--data.streaming", "true", "--data.name", "own", "--data.path", "set"],
+            "all images of a stream cannot be encoded: give num_samples",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_images_are_encoded(
+    pipeline: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    assert cli(["evaluate", str(pipeline), "--data.image_size", "16", *flags, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not out.exists()
+
+
+def test_the_number_of_subsamples_is_refused_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for given in ("1", "-1", "some"):
+        for command in ("metrics", "evaluate"):
+            with pytest.raises(SystemExit, match="2"):
+                cli([command, "none", "--intervals", given])
+            line = f"argument --intervals: must be 0, or a whole number of 2 or more, got '{given}'"
+            assert capsys.readouterr().err == f"error: {line}: see idiff {command} --help\n"
+
+
+def test_scores_are_kept_where_figures_cannot_be_written(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "figures").touch()
+    flags = ["--data.image_size", "16", "--num_samples", "50", "--metrics", "mcc", "--out", str(tmp_path)]
+    assert cli(["evaluate", str(pipeline), *flags]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert "mcc_spearman" in json.loads((tmp_path / "results.json").read_text())["values"]
+
+
 def test_all_images_are_the_grid_that_factor_vae_needs(
     pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,8 @@ def test_idiff_bench_interventions_writes_table_and_json(
             ["--data.name", "noisy_dsprites"],
             "read from the nearest image of every combination, which data.name=noisy_dsprites does not have",
         ),
+        ("additive", ["--guidance_scale", "nan"], "guidance_scale must be 0 or more, got nan"),
+        ("additive", ["--num_inference_steps", "0"], "num_inference_steps must be 1 or more, got 0"),
     ],
 )
 def test_what_cannot_be_set_or_read_is_refused(

@@ -15,10 +15,11 @@ import torch
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.arguments import config_to_yaml
 from idiff_hf.baselines import has_labels, supervised_probe
-from idiff_hf.builders import build_dataset, build_objective
+from idiff_hf.builders import build_dataset, build_objective, same_rows
 from idiff_hf.cli import main as cli
 from idiff_hf.config import AuxConfig, Config, DataConfig, OptimConfig
 from idiff_hf.folders import verify_folder
+from idiff_hf.readback import read_real_images, real_image_file
 from tests.tiny import joint, tiny_config
 from train_ivae_ddpm import main
 
@@ -245,16 +246,20 @@ def test_a_categorical_pipeline_is_scored_by_its_classes(
     assert "codes: the number of the likeliest class" in capsys.readouterr().out
 
 
-def test_real_images_are_refused_without_gaussian_latents(
+def test_real_images_are_refused_without_gaussian_latents_and_by_models_of_others(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = Path(__file__).parent / "reference" / "shapes3d_reference50.npz"
     for name in ("ddpm", "cat_vae"):
         before = results_of(runs[name])
         assert cli(["evaluate", str(runs[name]), "--real", str(real)]) == 2
-        error = capsys.readouterr().err
-        assert "are read from Gaussian latents, which this model does not have" in error
-        assert error.count("\n") == 1 and results_of(runs[name]) == before
+        said = f"--real is of 3D Shapes, {runs[name]} was trained on data.name=own"
+        assert capsys.readouterr().err == f"error: {said}\n" and results_of(runs[name]) == before
+        pipeline = IVAEDiffusionPipeline.from_pretrained(runs[name] / "pipeline")
+        with pytest.raises(
+            ValueError, match="are read from Gaussian latents, which this model does not have"
+        ):
+            read_real_images(pipeline, *real_image_file(real))
 
 
 @pytest.mark.slow
@@ -374,3 +379,11 @@ def test_an_ivae_that_has_learned_from_what_is_held_out_is_refused(
         other = changed(config, **{part: values})
         with pytest.raises(ValueError, match=rf"{seen}, and so holds out images that the iVAE has learned"):
             build_objective(other, build_dataset(other))
+
+
+def test_sources_of_one_set_have_the_same_rows() -> None:
+    rendered = DataConfig("shapes3d")
+    assert same_rows(rendered, DataConfig("shapes3d", source="file", path="3dshapes.h5"))
+    assert not same_rows(rendered, DataConfig("dsprites"))
+    assert same_rows(DataConfig("own", path="a"), DataConfig("own", path="a", held_out=0.5))
+    assert not same_rows(DataConfig("own", path="a"), DataConfig("own", path="b"))

@@ -294,6 +294,11 @@ def test_idiff_bench_guidance_writes_table_and_json(
             ["guidance", "--intervals", "0.5:0.2"],
             "guidance_interval must be two times with 0 <= start < end <= 1",
         ),
+        (
+            ["guidance", "--scales", "1", "--intervals", "1:0"],
+            "guidance_interval must be two times with 0 <= start < end <= 1",
+        ),
+        (["guidance", "--scales", ""], "--scales must be numbers joined by commas, got ''"),
         (["samplers", "--steps", "5,ten"], "--steps must be whole numbers joined by commas, got '5,ten'"),
         (["samplers", "--steps", "0"], "num_inference_steps must be 1 or more, got 0"),
         (["samplers", "--num_images", "0"], "the number of images must be 1 or more, got 0"),

@@ -89,7 +89,10 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     else:
         images, factors = real_image_file(options.real)
         results = read_results(model)
-        report = read_real_images(load_run(model)[1], images, factors)
+        config, pipeline = load_run(model)
+        if config.data.name != "shapes3d":
+            raise ValueError(f"--real is of 3D Shapes, {model} was trained on data.name={config.data.name}")
+        report = read_real_images(pipeline, images, factors)
         write_text(model / "results.json", json.dumps({**results, "real_images": report}, indent=2) + "\n")
         print(json.dumps(report, indent=2))
     print(write_card(model), file=sys.stderr)

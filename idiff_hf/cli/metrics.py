@@ -46,8 +46,6 @@ def run(options: argparse.Namespace, flags: list[str]) -> None:
     )
     scores = result.to_dict()
     if options.intervals:
-        if options.intervals < 2:
-            raise ValueError(f"--intervals must be 2 or more, got {options.intervals}")
         scores["intervals"] = sampling_intervals(codes, factors, options.intervals, options.seed)
     if options.json:
         print(json.dumps(scores, indent=2))

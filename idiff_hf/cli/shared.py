@@ -34,11 +34,17 @@ def metric_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--intervals",
-        type=int,
+        type=_subsamples,
         default=0,
         metavar="N",
         help="95 %% intervals over samples by N subsamples, for mig, modularity and mcc",
     )
+
+
+def _subsamples(text: str) -> int:
+    if text.isdecimal() and int(text) != 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be 0, or a whole number of 2 or more, got {text!r}")
 
 
 def drawing_flags(parser: argparse.ArgumentParser) -> None:

@@ -226,6 +226,29 @@ METRICS: dict[str, MetricSpec] = {
 }
 
 
+def known_metrics(
+    metrics: Iterable[str] | None, seed: int, dci_regressor: Regressor, num_bins: int
+) -> list[str]:
+    """The names that `metrics` stands for, once these arguments of `evaluate` are known to be usable.
+
+    Raises:
+        ValueError: As `evaluate`, which needs codes for the rest.
+    """
+    if metrics is None:
+        names = [name for name, spec in METRICS.items() if not spec.on_request]
+    else:
+        names = list(METRICS) if metrics == "all" else list(metrics)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or (isinstance(metrics, str) and metrics != "all"):
+        given = repr(metrics) if isinstance(metrics, str) else ", ".join(map(repr, unknown))
+        raise ValueError(f"metrics must be 'all' or names among {', '.join(METRICS)}, got {given}")
+    if dci_regressor not in REGRESSORS:
+        raise ValueError(f"dci_regressor must be among {', '.join(REGRESSORS)}, got {dci_regressor!r}")
+    check_num_bins(num_bins)
+    check_seed(seed)
+    return names
+
+
 def evaluate(
     codes: npt.ArrayLike,
     factors: npt.ArrayLike,
@@ -278,21 +301,10 @@ def evaluate(
         >>> result.undefined["mig"]
         'MIG is the gap between the two most informative latents, got 1: leave mig out'
     """
-    if metrics is None:
-        names = [name for name, spec in METRICS.items() if not spec.on_request]
-    else:
-        names = list(METRICS) if metrics == "all" else list(metrics)
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or (isinstance(metrics, str) and metrics != "all"):
-        given = repr(metrics) if isinstance(metrics, str) else ", ".join(map(repr, unknown))
-        raise ValueError(f"metrics must be 'all' or names among {', '.join(METRICS)}, got {given}")
-    if dci_regressor not in REGRESSORS:
-        raise ValueError(f"dci_regressor must be among {', '.join(REGRESSORS)}, got {dci_regressor!r}")
+    names = known_metrics(metrics, seed, dci_regressor, num_bins)
     checked_codes, checked_factors = check_codes_and_factors(codes, factors)
     if num_train is not None:
         rows_to_train_on(len(checked_codes), num_train)
-    check_num_bins(num_bins)
-    check_seed(seed)
     inputs = MetricInputs(
         checked_codes, checked_factors, num_train, seed, n_jobs, dci_regressor, num_bins, progress
     )

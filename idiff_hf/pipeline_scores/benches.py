@@ -188,7 +188,7 @@ def pipeline_interventions(
 
     Raises:
         ValueError: One line: no pipeline, an `out` that takes no files, images of another size, latents that are not Gaussian, or a
-            dataset without an image of every combination.
+            dataset without an image of every combination, or as in `interventions.interventions`.
     """
     pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
     if pipeline.ivae is None or pipeline.num_classes is not None:

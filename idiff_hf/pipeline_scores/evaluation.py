@@ -20,7 +20,7 @@ from ..metric_figures import (
     sensitivity_heatmap,
     tsne_scatter,
 )
-from ..metrics import evaluate, sampling_intervals
+from ..metrics import evaluate, known_metrics, sampling_intervals
 from ..metrics.discretize import DEFAULT_NUM_BINS
 from ..metrics.inputs import Regressor
 from ..processes import process_state
@@ -50,27 +50,33 @@ def evaluate_pipeline(
 ) -> dict[str, Any] | None:
     """Score a pipeline on held-out rows of a dataset, or on all; write `results.json` and `figures/`.
 
-    Rows are those that the pipeline's own training held out, where its `config.yaml` names the same data, and drawn by seed 0 elsewhere.
+    Rows are those that the pipeline's own training held out, where its `config.yaml` names the same data. Of other data, of which it has
+    seen none, they are drawn by the same seed, and by seed 0 where there is no `config.yaml`.
     The FactorVAE and BetaVAE scores, which need every combination of the factors, are defined on all rows of a grid only.
 
     Args:
         folder: A saved pipeline.
         data: The dataset, of which factors must be known.
         out: What is written.
-        num_samples: Held-out images that are encoded, at most; None is all images of the dataset, those of training too.
+        num_samples: Held-out images that are encoded, at most; None is all images of the dataset, those of training too, which a stream
+            cannot give.
         metrics: As in `metrics.evaluate`.
         seed: Of whatever the metrics draw.
         n_jobs: As in `metrics.evaluate`.
         dci_regressor: As in `metrics.evaluate`.
-        intervals: Subsamples of 95 % intervals, see `metrics.sampling_intervals`; 0 is none.
+        intervals: Subsamples of 95 % intervals, 2 or more, see `metrics.sampling_intervals`; 0 is none.
 
     Returns:
         What was written; None on a process that is not the first.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, a pipeline without latents, images of another size, no factors, or
-            as in `metrics.evaluate`.
+        ValueError: One line: no pipeline, an `out` that takes no files, a pipeline without latents, images of another size, all images of
+            a stream, no factors, or as in `metrics.evaluate`; before images are encoded, but for what the codes themselves leave undefined.
     """
+    if num_samples is None and data.streaming:
+        raise ValueError(
+            "all images of a stream cannot be encoded: give num_samples, a number of held-out ones, or data.streaming=false"
+        )
     pipeline, dataset, rows, origin = opened(folder, data, 1 if num_samples is None else num_samples, out)
     if num_samples is None:
         # DCI takes them to be in no order
@@ -81,6 +87,7 @@ def evaluate_pipeline(
             f"{folder} is an unconditional diffusion model: it has no latents, and there is nothing to score"
         )
     num_bins = max(DEFAULT_NUM_BINS, pipeline.num_classes or 0)
+    metrics = known_metrics(metrics, seed, dci_regressor, num_bins)
     names = dataset.factor_names
     if not names:
         raise ValueError("no factor is known of these images: give data.factor_columns to score codes by")
@@ -109,6 +116,8 @@ def evaluate_pipeline(
         "codes": POSTERIOR_MEANS if pipeline.num_classes is None else CLASS_NUMBERS,
         **scores,
     }
+    # first, so that figures that fail lose no score
+    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     figures = out / "figures"
     latent_histograms(codes, [f"z{dim}" for dim in range(codes.shape[1])], figures / "latents.png")
     factor_latent_scatter(codes, factors, names, figures / "scatter.png")
@@ -118,7 +127,6 @@ def evaluate_pipeline(
         mutual_information_heatmap(values["mi_matrix"], names, figures / "mutual_information.png")
     if values.get("dci_importance_matrix") is not None:
         importance_heatmap(values["dci_importance_matrix"], names, figures / "importance.png")
-    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 from ..drawing import DRAWN_AT_A_TIME
 from ..markdown import markdown_table
 from ..pipelines import IVAEDiffusionPipeline
+from ..pipelines.checks import check_count
 from ..pipelines.editing import Decoder
+from ..pipelines.guided import Guidance
 from ..random import generator
 from ..readback import FactorReader
 from ..sampler_curve import Read
@@ -69,7 +71,12 @@ def interventions(
 
     Returns:
         Of each decoder in turn a record without a latent that was set, and one for each factor.
+
+    Raises:
+        ValueError: One line for a scale of guidance or a number of steps outside its range, before anything is drawn.
     """
+    Guidance(guidance_scale)
+    check_count("num_inference_steps", steps)
     settings = [
         (k, int(level), float(mean))
         for k, (levels, means) in enumerate(zip(reader.levels, reader.means, strict=True))

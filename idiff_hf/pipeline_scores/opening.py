@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import config_from_yaml
-from ..builders import open_dataset
-from ..config import DataConfig
+from ..builders import STREAM_HELD_OUT, open_dataset, same_rows
+from ..config import Config, DataConfig
 from ..data import ImageDataset
 from ..folders import refuse_unwritable
 from ..hub_folder import hub_name
@@ -22,34 +22,29 @@ from ..provenance import hardware, versions
 from ..random import generator
 
 
-def split_seed(folder: Path) -> int:
-    """The seed by which the rows of a pipeline's training were held out: that of the `config.yaml` beside its weights, 0 without one."""
+def _trained_by(folder: Path) -> Config | None:
+    """The config of a pipeline's training, where one lies beside its weights."""
     path = folder / "config.yaml"
-    return config_from_yaml(path.read_text(encoding="utf-8")).train.seed if path.is_file() else 0
-
-
-def _refuse_other_split(folder: Path, data: DataConfig) -> None:
-    """Refuse another share of held-out rows of the set that the pipeline was trained on: some of them it would have learned from."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return
-    trained = config_from_yaml(path.read_text(encoding="utf-8")).data
-    same = data.name == trained.name and (data.name != "own" or data.path == trained.path)
-    if same and data.held_out != trained.held_out:
-        raise ValueError(
-            f"data.held_out={data.held_out:g} would take rows that {folder} was trained on as held out: leave it at {trained.held_out:g}"
-        )
+    return config_from_yaml(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def held_out_rows(
     folder: Path, pipeline: IVAEDiffusionPipeline, data: DataConfig, num_samples: int
 ) -> tuple[ImageDataset, Tensor, int]:
-    """The dataset, numbers of so many rows that the pipeline of `folder` has not been trained on, at most, and the seed of that split."""
+    """The dataset, numbers of so many rows that the pipeline of `folder` has not been trained on, at most, and the seed of that split.
+
+    The seed is that of the pipeline's training, 0 where nothing says which it was.
+    """
     if num_samples < 1:
         raise ValueError(f"the number of images must be 1 or more, got {num_samples}")
-    seed = split_seed(folder)
-    _refuse_other_split(folder, data)
-    dataset = open_dataset(data, seed, pipeline.device)
+    trained = _trained_by(folder)
+    if trained is not None and same_rows(trained.data, data) and data.held_out != trained.data.held_out:
+        raise ValueError(
+            f"data.held_out={data.held_out:g} would take rows that {folder} was trained on as held out: leave it at "
+            f"{trained.data.held_out:g}"
+        )
+    seed = 0 if trained is None else trained.train.seed
+    dataset = open_dataset(data, seed, pipeline.device, max(num_samples, STREAM_HELD_OUT))
     wanted = (pipeline.channels, pipeline.image_size)
     if (dataset.channels, dataset.image_size) != wanted:
         raise ValueError(
@@ -94,9 +89,8 @@ def trained_decoders(pipeline: IVAEDiffusionPipeline, folder: Path) -> list[Deco
     Raises:
         ValueError: One line, where nothing can.
     """
-    path = folder / "config.yaml"
-    own = config_from_yaml(path.read_text(encoding="utf-8")).to_dict() if path.is_file() else None
-    decoders: list[Decoder] = ["ivae"] if own is None or learns_decoder(own) else []
+    trained = _trained_by(folder)
+    decoders: list[Decoder] = ["ivae"] if trained is None or learns_decoder(trained.to_dict()) else []
     if pipeline.unet is not None:
         decoders.append("ddpm")
     if not decoders:
