@@ -134,6 +134,21 @@ def test_rows_of_training_are_not_called_held_out(
     assert not (tmp_path / "scores").exists()
 
 
+def test_a_folder_in_the_place_of_the_scores_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # the work would begin with the weights, which are not there
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    taken = tmp_path / "scores" / "results.json"
+    taken.mkdir(parents=True)
+    flags = ["--data.name", "shapes3d", "--out", str(tmp_path / "scores")]
+    assert cli(["evaluate", str(tmp_path / "model"), *flags]) == 2
+    assert (
+        capsys.readouterr().err == f"error: cannot write {taken}: it is a folder, give the name of a file\n"
+    )
+
+
 def test_refusals_are_one_line_and_exit_2(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from idiff_hf import IVAEDiffusionPipeline
 from idiff_hf.arguments import config_to_yaml
+from idiff_hf.builders import build_dataset, build_objective, build_pipeline
 from idiff_hf.cli import main as cli
 from idiff_hf.pipeline_scores.interventions import interventions, interventions_table
 from idiff_hf.random import generator
@@ -113,6 +115,20 @@ def test_idiff_bench_interventions_writes_table_and_json(
     record = saved_records["records"][11]
     assert (record["decoder"], record["factor"], record["kept"][3]) == ("ddpm", 3, None)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"interventions.json"}
+
+
+def test_settings_of_a_u_net_are_not_written_where_none_draws(tmp_path: Path) -> None:
+    config = joint(tiny_config("unused"))
+    config = replace(config, model=replace(config.model, diffusion=False))
+    objective = build_objective(config, build_dataset(config)).eval()
+    build_pipeline(config, objective).save_pretrained(tmp_path / "model")
+    flags = ["--data.image_size", "16", "--num_images", "1", "--out", str(tmp_path / "out")]
+    assert cli(["bench", "interventions", str(tmp_path / "model"), *flags]) == 0
+    written = json.loads((tmp_path / "out" / "interventions.json").read_text())
+    assert {record["decoder"] for record in written["records"]} == {"ivae"}
+    assert written["num_images"] == 1 and written.keys().isdisjoint(
+        {"guidance_scale", "num_inference_steps", "seed"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     assert cli(["bench", action, "model", *flags]) == 2
     place = tmp_path / "file"
     assert capsys.readouterr().err == f"error: cannot write file/new: {place} is no folder\n"
+    flags[-1] = "out"
+    taken = Path("out") / f"{action}.json"
+    taken.mkdir(parents=True)
+    assert cli(["bench", action, "model", *flags]) == 2
+    assert (
+        capsys.readouterr().err == f"error: cannot write {taken}: it is a folder, give the name of a file\n"
+    )
 
 
 def test_every_variant_is_measured_by_a_test() -> None:

@@ -456,3 +456,9 @@ def test_idiff_sensitivity_refuses_in_one_line(
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert not (tmp_path / "out").exists()
+    taken = tmp_path / "out" / "jacobian.png"
+    taken.mkdir(parents=True)
+    assert cli(["sensitivity", str(run), *out]) == 2
+    assert (
+        capsys.readouterr().err == f"error: cannot write {taken}: it is a folder, give the name of a file\n"
+    )

@@ -62,9 +62,10 @@ def pipeline_sampler_curve(
         seed: As there.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.sampler_curve`.
+        ValueError: One line: no pipeline, an unwritable `out`, images of another size, or as in `sampler_curve.sampler_curve`.
     """
-    pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
+    path, figure = out / "samplers.json", out / "samplers.png"
+    pipeline, dataset, rows, origin = opened(folder, data, num_images, path, figure)
     records = sampler_curve(
         pipeline,
         **_drawn_anew(dataset, rows),
@@ -74,14 +75,14 @@ def pipeline_sampler_curve(
         guidance_scale=guidance_scale,
         seed=seed,
     )
+    _write_records(path, origin, rows, records, guidance_scale=guidance_scale, seed=seed)
     *curve, reference = records
     by_solver = {name: [record for record in curve if record.solver == name] for name in solvers}
     sampler_figure(
         {name: np.array([_point(record) for record in found]) for name, found in by_solver.items()},
         _point(reference)[1:],
-        out / "samplers.png",
+        figure,
     )
-    _write_records(out / "samplers.json", origin, rows, records, guidance_scale=guidance_scale, seed=seed)
     return records
 
 
@@ -141,9 +142,10 @@ def pipeline_guidance_curve(
         The records, and the names of the factors.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.guidance_curve`.
+        ValueError: One line: no pipeline, an unwritable `out`, images of another size, or as in `sampler_curve.guidance_curve`.
     """
-    pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
+    path = out / "guidance.json"
+    pipeline, dataset, rows, origin = opened(folder, data, num_images, path)
     records = guidance_curve(
         pipeline,
         **_drawn_anew(dataset, rows),
@@ -153,9 +155,7 @@ def pipeline_guidance_curve(
         seed=seed,
     )
     names = dataset.factor_names
-    _write_records(
-        out / "guidance.json", origin, rows, records, num_inference_steps=steps, seed=seed, factors=names
-    )
+    _write_records(path, origin, rows, records, num_inference_steps=steps, seed=seed, factors=names)
     return records, names
 
 
@@ -187,10 +187,11 @@ def pipeline_interventions(
         The records, and the names of the factors.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, latents that are not Gaussian, or a
+        ValueError: One line: no pipeline, an unwritable `out`, images of another size, latents that are not Gaussian, or a
             dataset without an image of every combination, or as in `interventions.interventions`.
     """
-    pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
+    path = out / "interventions.json"
+    pipeline, dataset, rows, origin = opened(folder, data, num_images, path)
     if pipeline.ivae is None or pipeline.num_classes is not None:
         raise ValueError(
             f"latents are set to the means of classes on a model of Gaussian latents, {folder} has none"
@@ -200,28 +201,23 @@ def pipeline_interventions(
         raise ValueError(
             f"factors are read from the nearest image of every combination, which data.name={data.name} does not have"
         )
+    decoders = trained_decoders(pipeline, folder)
     records = interventions(
         pipeline,
         pipeline.encode(dataset.images(rows)),
         dataset.factors(rows),
         reader_of_rows(pipeline, dataset),
         read,
-        decoders=trained_decoders(pipeline, folder),
+        decoders=decoders,
         guidance_scale=guidance_scale,
         steps=steps,
         seed=seed,
     )
     names = dataset.factor_names
-    _write_records(
-        out / "interventions.json",
-        origin,
-        rows,
-        records,
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
-        seed=seed,
-        factors=names,
-    )
+    drawing = {"guidance_scale": guidance_scale, "num_inference_steps": steps, "seed": seed}
+    # an iVAE's decoder has no such settings
+    settings = drawing if "ddpm" in decoders else {}
+    _write_records(path, origin, rows, records, **settings, factors=names)
     return records, names
 
 
@@ -247,11 +243,12 @@ def pipeline_variants(
         seed: As there.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sampler_curve.variant_table`.
+        ValueError: One line: no pipeline, an unwritable `out`, images of another size, or as in `sampler_curve.variant_table`.
     """
-    pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
+    path = out / "precision.json"
+    pipeline, dataset, rows, origin = opened(folder, data, num_images, path)
     records = variant_table(
         pipeline, dataset.images(rows), variants=variants, guidance_scale=guidance_scale, seed=seed
     )
-    _write_records(out / "precision.json", origin, rows, records, guidance_scale=guidance_scale, seed=seed)
+    _write_records(path, origin, rows, records, guidance_scale=guidance_scale, seed=seed)
     return records

@@ -70,14 +70,15 @@ def evaluate_pipeline(
         What was written; None on a process that is not the first.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, a pipeline without latents, images of another size, all images of
+        ValueError: One line: no pipeline, an unwritable `out`, a pipeline without latents, images of another size, all images of
             a stream, no factors, or as in `metrics.evaluate`; before images are encoded, but for what the codes themselves leave undefined.
     """
     if num_samples is None and data.streaming:
         raise ValueError(
             "all images of a stream cannot be encoded: give num_samples, a number of held-out ones, or data.streaming=false"
         )
-    pipeline, dataset, rows, origin = opened(folder, data, 1 if num_samples is None else num_samples, out)
+    path, num_opened = out / "results.json", 1 if num_samples is None else num_samples
+    pipeline, dataset, rows, origin = opened(folder, data, num_opened, path)
     if num_samples is None:
         # DCI takes them to be in no order
         order = generator(origin["data"]["held_out_seed"], "evaluation")
@@ -117,7 +118,7 @@ def evaluate_pipeline(
         **scores,
     }
     # first, so that figures that fail lose no score
-    write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(path, json.dumps(results, indent=2) + "\n")
     figures = out / "figures"
     latent_histograms(codes, [f"z{dim}" for dim in range(codes.shape[1])], figures / "latents.png")
     factor_latent_scatter(codes, factors, names, figures / "scatter.png")
@@ -155,9 +156,10 @@ def pipeline_sensitivity(
         What was written.
 
     Raises:
-        ValueError: One line: no pipeline, an `out` that takes no files, images of another size, or as in `sensitivity.sensitivity`.
+        ValueError: One line: no pipeline, an unwritable `out`, images of another size, or as in `sensitivity.sensitivity`.
     """
-    pipeline, dataset, rows, origin = opened(folder, data, num_images, out)
+    path, figure = out / f"{method}.json", out / f"{method}.png"
+    pipeline, dataset, rows, origin = opened(folder, data, num_images, path, figure)
     found = sensitivity(
         pipeline,
         dataset.images(rows),
@@ -173,6 +175,6 @@ def pipeline_sensitivity(
         "latents": labels,
         **found.to_dict(),
     }
-    sensitivity_heatmap(found.normalized, found.sigma_over_alpha, found.times, labels, out / f"{method}.png")
-    write_text(out / f"{method}.json", json.dumps(results, indent=2) + "\n")
+    write_text(path, json.dumps(results, indent=2) + "\n")
+    sensitivity_heatmap(found.normalized, found.sigma_over_alpha, found.times, labels, figure)
     return results

@@ -12,13 +12,12 @@ from ..arguments import config_from_yaml
 from ..builders import STREAM_HELD_OUT, open_dataset, same_rows
 from ..config import Config, DataConfig
 from ..data import ImageDataset
-from ..folders import refuse_unwritable
 from ..hub_folder import hub_name
 from ..model_types import learns_decoder
 from ..pipelines import IVAEDiffusionPipeline
 from ..pipelines.editing import Decoder
 from ..processes import process_state
-from ..provenance import hardware, versions
+from ..provenance import hardware, refuse_no_file, versions
 from ..random import generator
 
 
@@ -57,13 +56,14 @@ def held_out_rows(
 
 
 def opened(
-    folder: Path, data: DataConfig, num_samples: int, out: Path
+    folder: Path, data: DataConfig, num_samples: int, *written: Path
 ) -> tuple[IVAEDiffusionPipeline, ImageDataset, Tensor, dict[str, Any]]:
     """A pipeline without progress bars, the dataset, its rows as in `held_out_rows`, and where what is measured of them comes from.
 
-    Refuses an `out` that what is measured could not be written to.
+    Refuses files that what is measured could not be `written` to.
     """
-    refuse_unwritable(out)
+    for path in written:
+        refuse_no_file(path)
     pipeline = IVAEDiffusionPipeline.from_pretrained(folder).to(process_state().device)
     pipeline.set_progress_bar_config(disable=True)
     dataset, rows, seed = held_out_rows(folder, pipeline, data, num_samples)

@@ -409,8 +409,8 @@ def process(rank: int, folder: str) -> None:
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     found = model_results(parallel, images[4 * rank : 4 * rank + 4])
     save_file({n.removeprefix("grad."): t for n, t in found.items()}, f"{folder}/model-{rank}")
-    # a model wrapped for several processes that outlives its group ends the group itself, and may wait for ever: it holds the GIL, for which
-    # a thread of the group waits that frees the tensors of the last gather
+    # a wrapped model that outlives its group ends the group itself, and may wait for ever: it holds the GIL, for which a thread of the
+    # group waits that frees the tensors of the last gather
     del parallel
     dist.destroy_process_group()
 
