@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from idiff_hf.sampler_curve import SamplerRecord, VariantRecord, curve_table, precision_table
@@ -90,12 +91,17 @@ def test_tables_of_sampling(path: str, rows: Any) -> None:
     assert "\n".join(rows(read(f"sampling/{path}"))) + "\n\n" in page
 
 
-def summary(path: str, score: str) -> str:
-    """As README writes it: mean and standard deviation of a score over the seeds, to three places."""
-    records = read(f"experiments/{path}.json")["records"]
-    values = [record["scores"][score] for record in records]
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    return f"{mean:.3f} ± {deviation:.3f}".replace("0.", ".")
+def short(value: float, places: int) -> str:
+    """Without the zero before the point."""
+    return f"{value:.{places}f}".removeprefix("0")
+
+
+def spread(values: Sequence[float], places: int) -> str:
+    return f"{short(statistics.mean(values), places)} ± {short(statistics.stdev(values), places)}"
+
+
+def over_seeds(path: str, score: str) -> str:
+    return spread([record["scores"][score] for record in read(f"experiments/{path}.json")["records"]], 3)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +110,65 @@ def summary(path: str, score: str) -> str:
 )
 def test_scores_in_readme(label: str, score: str) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    known, paper = (summary(path, score) for path in ("best_ivae_32", "best_paper_u_shapes3d_32"))
+    known, paper = (over_seeds(path, score) for path in ("best_ivae_32", "best_paper_u_shapes3d_32"))
     assert f"| {label} | {known} | {paper}" in page
+
+
+@pytest.mark.parametrize("kind", ["additive", "tokens"])
+def test_additive_and_tokens_in_models(kind: str) -> None:
+    runs = [read(f"conditioning/{kind}_{seed}.json") for seed in range(3)]
+    assert [run["config"]["train"]["seed"] for run in runs] == [0, 1, 2]
+    plain, strong = ([run["generation"]["ddpm"][scale] for run in runs] for scale in ("1.0", "4.0"))
+    errors = [drawn["mse"] for drawn in plain]
+    back, back_strong = (
+        [statistics.mean(drawn["readback"].values()) for drawn in every] for every in (plain, strong)
+    )
+    cells = [
+        kind,
+        f"{' '.join(short(error, 4) for error in errors)} ({spread(errors, 4)})",
+        " ".join(f"{drawn['mse_ratio']:.2f}" for drawn in plain),
+        " ".join(short(rate, 3) for rate in back),
+        spread([drawn["mse"] for drawn in strong], 4),
+        short(statistics.mean(back_strong), 3),
+    ]
+    assert row(cells) in (DOCS / "models.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["additive", "tokens"])
+def test_effects_on_x_0_in_sensitivity(kind: str) -> None:
+    """Means over three seeds of two latents, of those that stand for no factor, and of all together; at five times."""
+    effects: dict[str, list[np.ndarray]] = {
+        "floor hue": [],
+        "shape": [],
+        "a spare latent": [],
+        "all, against none": [],
+    }
+    for seed in range(3):
+        found = read(f"sensitivity/{kind}_{seed}.json")
+        times = [int(np.abs(np.subtract(found["times"], t)).argmin()) for t in (0.001, 0.2, 0.5, 0.8, 1.0)]
+        scale = np.array(found["sigma_over_alpha"])[times]
+        latents = np.array(found["normalized"])[times] * scale[:, None]
+        names = [label.partition(" ")[2] for label in found["latents"]]
+        effects["floor hue"].append(latents[:, names.index("floor_hue")])
+        effects["shape"].append(latents[:, names.index("shape")])
+        effects["a spare latent"].append(latents[:, [name == "" for name in names]].mean(axis=1))
+        effects["all, against none"].append(np.array(found["condition"])[times] * scale)
+    page = (DOCS / "sensitivity.md").read_text(encoding="utf-8")
+    for name, values in effects.items():
+        places = 1 if name != "a spare latent" else 2 if kind == "additive" else 3
+        label = f"`{kind}`: {name}" if name == "floor hue" else name
+        assert row([label, *(f"{value:.{places}f}" for value in np.mean(values, axis=0))]) in page
+
+
+def test_shares_by_integrated_gradients_in_sensitivity() -> None:
+    found = read("sensitivity/additive_0_captum.json")
+    names = np.array([label.partition(" ")[2] for label in found["latents"]])
+    hues = np.isin(names, ["floor_hue", "wall_hue", "object_hue"])
+    forms = np.isin(names, ["scale", "shape", "orientation"])
+    shares = np.array(found["sensitivity"]) / np.array(found["condition"])[:, None]
+    late, early = shares[-1], shares[1]
+    assert found["times"][1] == pytest.approx(0.1, abs=0.01)
+    page = " ".join((DOCS / "sensitivity.md").read_text(encoding="utf-8").split())
+    assert f"the hues make {late[hues].sum():.0%}".replace("%", " %") in page
+    assert f"size, shape and orientation {late[forms].sum():.0%}".replace("%", " %") in page
+    assert f"at t = 0.1 it is {early[hues].sum():.0%} and {early[forms].sum():.0%}".replace("%", " %") in page
