@@ -172,3 +172,27 @@ def test_shares_by_integrated_gradients_in_sensitivity() -> None:
     assert f"the hues make {late[hues].sum():.0%}".replace("%", " %") in page
     assert f"size, shape and orientation {late[forms].sum():.0%}".replace("%", " %") in page
     assert f"at t = 0.1 it is {early[hues].sum():.0%} and {early[forms].sum():.0%}".replace("%", " %") in page
+
+
+def drawn(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """At guidance 1 the least rate at which a factor is read back, in percent, and the error over the decoder's: card, then record."""
+    card = json.loads((ROOT / "model_cards" / name / "results.json").read_text(encoding="utf-8"))
+    (record,) = read(f"experiments/{name}.json")["records"]
+    found = [source["generation"]["ddpm"]["1.0"] for source in (card, record)]
+    assert card["generation"]["num_images"] == record["generation"]["num_images"] == 480
+    rates, ratios = zip(*((min(f["readback"].values()), f["mse_ratio"]) for f in found), strict=True)
+    return tuple(f"{100 * value:.1f}" for value in rates), tuple(short(value, 2) for value in ratios)
+
+
+def test_drawings_in_readme() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    rates, ratios = drawn("best_ddpm_32")
+    paper_rates, paper_ratios = drawn("best_ddpm_paper_u_32")
+    assert (
+        f"| factors read back from 480 drawings, guidance 1, the least | {rates[1]} % (seed 1); {rates[0]} % (seed 0, chosen on) "
+        f"| {', '.join(paper_rates)} % (seeds 22, 21) |"
+    ) in page
+    assert (
+        f"| squared error of drawings, over that of the iVAE's decoder | {ratios[1]} (seed 1); {ratios[0]} (seed 0) "
+        f"| {', '.join(paper_ratios)} (seeds 22, 21) |"
+    ) in page
