@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from idiff_hf.sampler_curve import SamplerRecord, VariantRecord, curve_table, precision_table
-from tests.docs.conftest import ROOT
-
-DOCS = ROOT / "docs"
-
-
-def read(path: str) -> dict[str, Any]:
-    return dict(json.loads((DOCS / path).read_text(encoding="utf-8")))
-
-
-def row(cells: Sequence[str]) -> str:
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+from tests.docs.committed import DOCS, read, row, short, spread
 
 
 def rate(value: float | None) -> str:
@@ -91,29 +79,6 @@ def test_tables_of_sampling(path: str, rows: Any) -> None:
     assert "\n".join(rows(read(f"sampling/{path}"))) + "\n\n" in page
 
 
-def short(value: float, places: int) -> str:
-    """Without the zero before the point."""
-    return f"{value:.{places}f}".removeprefix("0")
-
-
-def spread(values: Sequence[float], places: int) -> str:
-    return f"{short(statistics.mean(values), places)} ± {short(statistics.stdev(values), places)}"
-
-
-def over_seeds(path: str, score: str) -> str:
-    return spread([record["scores"][score] for record in read(f"experiments/{path}.json")["records"]], 3)
-
-
-@pytest.mark.parametrize(
-    ("label", "score"),
-    [("MIG", "mig"), ("DCI disentanglement", "dci_disentanglement"), ("Spearman MCC", "mcc_spearman")],
-)
-def test_scores_in_readme(label: str, score: str) -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    known, paper = (over_seeds(path, score) for path in ("best_ivae_32", "best_paper_u_shapes3d_32"))
-    assert f"| {label} | {known} | {paper}" in page
-
-
 @pytest.mark.parametrize("kind", ["additive", "tokens"])
 def test_additive_and_tokens_in_models(kind: str) -> None:
     runs = [read(f"conditioning/{kind}_{seed}.json") for seed in range(3)]
@@ -172,27 +137,3 @@ def test_shares_by_integrated_gradients_in_sensitivity() -> None:
     assert f"the hues make {late[hues].sum():.0%}".replace("%", " %") in page
     assert f"size, shape and orientation {late[forms].sum():.0%}".replace("%", " %") in page
     assert f"at t = 0.1 it is {early[hues].sum():.0%} and {early[forms].sum():.0%}".replace("%", " %") in page
-
-
-def drawn(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """At guidance 1 the least rate at which a factor is read back, in percent, and the error over the decoder's: card, then record."""
-    card = json.loads((ROOT / "model_cards" / name / "results.json").read_text(encoding="utf-8"))
-    (record,) = read(f"experiments/{name}.json")["records"]
-    found = [source["generation"]["ddpm"]["1.0"] for source in (card, record)]
-    assert card["generation"]["num_images"] == record["generation"]["num_images"] == 480
-    rates, ratios = zip(*((min(f["readback"].values()), f["mse_ratio"]) for f in found), strict=True)
-    return tuple(f"{100 * value:.1f}" for value in rates), tuple(short(value, 2) for value in ratios)
-
-
-def test_drawings_in_readme() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    rates, ratios = drawn("best_ddpm_32")
-    paper_rates, paper_ratios = drawn("best_ddpm_paper_u_32")
-    assert (
-        f"| factors read back from 480 drawings, guidance 1, the least | {rates[1]} % (seed 1); {rates[0]} % (seed 0, chosen on) "
-        f"| {', '.join(paper_rates)} % (seeds 22, 21) |"
-    ) in page
-    assert (
-        f"| squared error of drawings, over that of the iVAE's decoder | {ratios[1]} (seed 1); {ratios[0]} (seed 0) "
-        f"| {', '.join(paper_ratios)} (seeds 22, 21) |"
-    ) in page
